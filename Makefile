@@ -1,0 +1,60 @@
+# Every command a newcomer needs. `make help` lists them.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTOS := protos/ecdiff_v1.proto
+export GRPC_ENABLE_FORK_SUPPORT := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check protos protos-check lint types imports bench slow pair clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## .venv with everything, from nothing; quick when nothing changed
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "ecdiff needs Python 3.11 or newer: say PYTHON=/path/to/python make setup"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	@touch $@
+
+demo: setup  ## one prompt in every mode through the real services: out/demo/compare.png and report.json
+	@mkdir -p out/demo
+	$(BIN)/edge-client compare "red apple, fluent style" --seed 3 -o out/demo/compare.png --report out/demo/report.json
+
+test: setup  ## the tests that CI runs: CPU only, offline, a few minutes
+	$(BIN)/python -m pytest -q
+
+slow: setup  ## the long churn and fuzz tests
+	$(BIN)/python -m pytest -q -m slow
+
+check: setup protos-check lint types imports test  ## everything a change must pass
+
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+imports:
+	$(BIN)/lint-imports
+
+protos: setup  ## regenerate the modules beside the schema
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. \
+	  --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
+protos-check: setup
+	@rm -rf out/protos && mkdir -p out/protos
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=out/protos --grpc_python_out=out/protos \
+	  --mypy_out=quiet:out/protos --mypy_grpc_out=quiet:out/protos $(PROTOS)
+	@for f in out/protos/protos/*; do cmp -s $$f protos/$$(basename $$f) || { echo "$$f: run make protos and commit the result"; exit 1; }; done
+
+bench: setup  ## every published number
+	$(BIN)/python -m bench.overhead
+
+clean:
+	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache
