@@ -1,0 +1,136 @@
+"""Which plan a mode means: where the cloud evaluates, where it extrapolates, where it hands off.
+
+The paper's parameters are EC-Diff's (arXiv 2507.11980) for the Stable Diffusion pair at 50 steps, as
+its authors' public code has them; for other step counts they are scaled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from orchestrator.refresh import make_refresh
+from wire.messages import Plan, Source
+
+MODES = ("cloud", "edge", "split", "ecdiff")
+CLOUD_MODES = ("cloud", "split", "ecdiff")
+
+DEFAULT_NUM_INFERENCE_STEPS = 50
+PAPER_STEPS = 50
+PAPER_WARMUP_STEPS = 7
+PAPER_SKIP_INTERVAL = 2
+PAPER_SMOOTHING = 0.3
+PAPER_HANDOFF_STEP = 37
+# Hybrid SD has no one published split; four fifths on the large model is its most quoted setting.
+SPLIT_HANDOFF_RATIO = 0.8
+
+T = TypeVar("T")
+
+_EXTRAPOLATION_OPTIONS = ("warmup_steps", "skip_interval", "smoothing", "predictor", "refresh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a user may ask of a plan; None leaves the choice to the mode."""
+
+    num_inference_steps: int = DEFAULT_NUM_INFERENCE_STEPS
+    handoff_step: int | None = None
+    warmup_steps: int | None = None
+    skip_interval: int | None = None
+    smoothing: float | None = None
+    predictor: str | None = None
+    refresh: str | None = None
+    max_cloud_calls: int | None = None
+
+
+def make_plan(mode: str, options: PlanOptions) -> Plan:
+    """Return the plan of `mode` with the user's options.
+
+    Args:
+        mode: One of `MODES`.
+        options: Explicit values win over the mode's own.
+
+    Raises:
+        ValueError: Unknown mode, an option that the mode does not have, a value out of range, or an
+            explicit handoff step that needs more cloud calls than `max_cloud_calls`.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    if mode != "ecdiff":
+        for name in _EXTRAPOLATION_OPTIONS:
+            if getattr(options, name) is not None:
+                raise ValueError(f"{name} belongs to mode ecdiff; mode {mode} evaluates every step")
+    if mode in ("cloud", "split"):
+        plan = _always(mode, options)
+    elif mode == "edge":
+        if options.handoff_step not in (None, 0):
+            raise ValueError("mode edge has no handoff; use --mode split or leave --handoff-step out")
+        plan = Plan(num_inference_steps=options.num_inference_steps, handoff_step=0)
+    else:
+        plan = _ecdiff(options)
+    return _within_cloud_calls(plan, options)
+
+
+def _always(mode: str, options: PlanOptions) -> Plan:
+    steps = options.num_inference_steps
+    default = steps if mode == "cloud" else round(SPLIT_HANDOFF_RATIO * steps)
+    handoff_step = default if options.handoff_step is None else options.handoff_step
+    return Plan(num_inference_steps=steps, handoff_step=handoff_step)
+
+
+def _ecdiff(options: PlanOptions) -> Plan:
+    steps = options.num_inference_steps
+    scale = steps / PAPER_STEPS
+
+    def pick(value: T | None, default: T) -> T:
+        return default if value is None else value
+
+    return Plan(
+        num_inference_steps=steps,
+        handoff_step=pick(options.handoff_step, round(PAPER_HANDOFF_STEP * scale)),
+        refresh=pick(options.refresh, "fixed"),
+        warmup_steps=pick(options.warmup_steps, max(2, round(PAPER_WARMUP_STEPS * scale))),
+        skip_interval=pick(options.skip_interval, PAPER_SKIP_INTERVAL),
+        predictor=pick(options.predictor, "ecdiff"),
+        smoothing=pick(options.smoothing, PAPER_SMOOTHING),
+    )
+
+
+def _within_cloud_calls(plan: Plan, options: PlanOptions) -> Plan:
+    """Hand off before the first real evaluation that the bound forbids."""
+    bound = options.max_cloud_calls
+    if bound is None:
+        return plan
+    if bound < 0:
+        raise ValueError(f"max_cloud_calls must not be negative, not {bound}")
+    real_steps = [i for i, source in enumerate(step_sources(plan)) if source is Source.CLOUD]
+    if len(real_steps) <= bound:
+        return plan
+    if options.handoff_step is not None:
+        raise ValueError(
+            f"handoff_step {plan.handoff_step} needs {len(real_steps)} cloud calls but max_cloud_calls is {bound}: "
+            "lower the handoff step or raise the bound"
+        )
+    return replace(plan, handoff_step=real_steps[bound])
+
+
+def step_sources(plan: Plan) -> list[Source]:
+    """Return the source of every step, as far as the plan alone decides it."""
+    refresh = make_refresh(plan)
+    cloud = [refresh.decide(step_index) for step_index in range(plan.handoff_step)]
+    return cloud + [Source.EDGE] * (plan.num_inference_steps - plan.handoff_step)
+
+
+def parse_split(text: str) -> tuple[int, int]:
+    """Read Hybrid SD's way to write a split: `40,10` is (cloud steps, edge steps).
+
+    Raises:
+        ValueError: Unless the text is two non-negative whole numbers with a positive sum.
+    """
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"steps must be CLOUD,EDGE such as 40,10, not {text!r}")
+    cloud, edge = (int(part) for part in parts)
+    if cloud + edge < 1:
+        raise ValueError(f"steps must add up to at least 1, not {text!r}")
+    return cloud, edge
