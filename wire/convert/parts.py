@@ -1,0 +1,200 @@
+"""Parts that several messages share: tensors by their place, embeddings, states, model descriptions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protos import ecdiff_v1_pb2 as pb
+from wire.codecs import LOSSLESS_CODECS
+from wire.convert import checks
+from wire.errors import InvalidTensor
+from wire.messages import Array, Codec, ModelDescription, PromptEmbeds, Scaling, State
+from wire.tensors import CodecObserver, TensorSpec, decode_tensor, encode_tensor
+
+MAX_STATE_TENSORS = 8
+MAX_STATE_KEY_CHARS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSpecs:
+    """What the cloud welcomes in a client message; None refuses such a tensor.
+
+    Attributes:
+        latents: In State and Correct, scheduler scaling.
+        noise: In Start.
+        embeds: In Open, rank 3.
+        prediction: No client message carries one yet.
+        num_inference_steps: Of the session's plan, once known; bounds every step index.
+    """
+
+    latents: TensorSpec | None = None
+    noise: TensorSpec | None = None
+    embeds: TensorSpec | None = None
+    prediction: TensorSpec | None = None
+    num_inference_steps: int = checks.MAX_STEPS
+
+    def __post_init__(self) -> None:
+        _check_scalings(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSpecs:
+    """What the edge welcomes in a server message; None refuses such a tensor.
+
+    Attributes:
+        latents: In Step, HandedOff and Finished, scheduler scaling.
+        noise: No server message carries any.
+        embeds: In Opened, rank 3.
+        prediction: In Step and Correction.
+        num_inference_steps: Of the plan; bounds every step index.
+    """
+
+    latents: TensorSpec | None = None
+    noise: TensorSpec | None = None
+    embeds: TensorSpec | None = None
+    prediction: TensorSpec | None = None
+    num_inference_steps: int = checks.MAX_STEPS
+
+    def __post_init__(self) -> None:
+        _check_scalings(self)
+
+
+def _check_scalings(specs: ClientSpecs | ServerSpecs) -> None:
+    for name, scaling in (
+        ("latents", Scaling.SCHEDULER),
+        ("noise", Scaling.UNIT_NOISE),
+        ("embeds", Scaling.EMBEDDING),
+        ("prediction", Scaling.PREDICTION),
+    ):
+        spec: TensorSpec | None = getattr(specs, name)
+        if spec is not None and spec.scaling is not scaling:
+            raise ValueError(f"the spec of {name} must have {scaling}, not {spec.scaling}")
+
+
+@dataclass(frozen=True)
+class TensorWriter:
+    """Encodes the tensors of one message."""
+
+    codec: Codec
+    observe: CodecObserver | None
+
+    def lossy(self, array: Array, scaling: Scaling) -> pb.Tensor:
+        """Encode latents or a prediction, with the codec of the session."""
+        return encode_tensor(array, codec=self.codec, scaling=scaling, observe=self.observe)
+
+    def exact(self, array: Array, scaling: Scaling) -> pb.Tensor:
+        """Encode what must arrive bit for bit."""
+        codec = self.codec if self.codec in LOSSLESS_CODECS else Codec.RAW
+        return encode_tensor(array, codec=codec, scaling=scaling, observe=self.observe)
+
+
+@dataclass(frozen=True)
+class TensorReader:
+    """Decodes the tensors of one message."""
+
+    specs: ClientSpecs | ServerSpecs
+    observe: CodecObserver | None
+
+    def latents(self, message: pb.Tensor, name: str) -> Array:
+        """Decode latents."""
+        return self._decode(message, self.specs.latents, name)
+
+    def noise(self, message: pb.Tensor) -> Array:
+        """Decode start noise."""
+        return self._decode(message, self.specs.noise, "noise")
+
+    def prediction(self, message: pb.Tensor) -> Array:
+        """Decode a prediction."""
+        return self._decode(message, self.specs.prediction, "prediction")
+
+    def embeds(self, message: pb.Tensor, name: str) -> Array:
+        """Decode embeddings."""
+        return self._decode(message, self.specs.embeds, name)
+
+    def _decode(self, message: pb.Tensor, spec: TensorSpec | None, name: str) -> Array:
+        if spec is None:
+            raise InvalidTensor(f"{name}: no such tensor is welcome here")
+        return decode_tensor(message, spec, name=name, observe=self.observe)
+
+
+def encode_embeds(embeds: PromptEmbeds, writer: TensorWriter) -> pb.PromptEmbeds:
+    """Encode embeddings, always bit for bit."""
+    message = pb.PromptEmbeds(prompt_embeds=writer.exact(embeds.prompt_embeds, Scaling.EMBEDDING))
+    if embeds.negative_prompt_embeds is not None:
+        negative = writer.exact(embeds.negative_prompt_embeds, Scaling.EMBEDDING)
+        message.negative_prompt_embeds.CopyFrom(negative)
+    return message
+
+
+def decode_embeds(message: pb.PromptEmbeds, reader: TensorReader) -> PromptEmbeds:
+    """Decode embeddings; the negative ones must have the shape and dtype of the others."""
+    checks.require(message.HasField("prompt_embeds"), "embeddings without prompt_embeds")
+    if not message.HasField("negative_prompt_embeds"):
+        return PromptEmbeds(prompt_embeds=reader.embeds(message.prompt_embeds, "prompt_embeds"))
+    positive, negative = message.prompt_embeds, message.negative_prompt_embeds
+    if positive.shape != negative.shape or positive.dtype != negative.dtype:
+        raise InvalidTensor("prompt_embeds and negative_prompt_embeds must have the same shape and dtype")
+    return PromptEmbeds(
+        prompt_embeds=reader.embeds(positive, "prompt_embeds"),
+        negative_prompt_embeds=reader.embeds(negative, "negative_prompt_embeds"),
+    )
+
+
+def encode_state(state: State, writer: TensorWriter) -> pb.State:
+    """Encode a state."""
+    return pb.State(
+        step_index=state.step_index,
+        latents=writer.lossy(state.latents, Scaling.SCHEDULER),
+        scheduler_state={key: writer.lossy(array, Scaling.SCHEDULER) for key, array in state.scheduler_state.items()},
+    )
+
+
+def decode_state(message: pb.State, reader: TensorReader) -> State:
+    """Decode a state; its step index is the next to run, so the step count is legal here."""
+    steps = reader.specs.num_inference_steps
+    step_index = checks.count(message.step_index, "the state's step_index", high=steps)
+    checks.require(message.HasField("latents"), "a state without latents")
+    num_tensors = len(message.scheduler_state)
+    checks.require(
+        num_tensors <= MAX_STATE_TENSORS,
+        f"scheduler_state holds {num_tensors} tensors, the cap is {MAX_STATE_TENSORS}",
+    )
+    for key in message.scheduler_state:
+        checks.text(key, "a scheduler_state key", min_chars=1, max_chars=MAX_STATE_KEY_CHARS)
+    return State(
+        step_index=step_index,
+        latents=reader.latents(message.latents, "latents"),
+        scheduler_state={
+            key: reader.latents(tensor, f"scheduler_state {key}") for key, tensor in message.scheduler_state.items()
+        },
+    )
+
+
+def encode_model(model: ModelDescription) -> pb.ModelDescription:
+    """Encode a model description; the field names are the same on both sides."""
+    return pb.ModelDescription(**vars(model))
+
+
+def decode_model(message: pb.ModelDescription) -> ModelDescription:
+    """Check and return a model description."""
+    dim, name = checks.MAX_DIM, checks.text
+    return ModelDescription(
+        name=name(message.name, "the model's name"),
+        fingerprint=name(message.fingerprint, "the model's fingerprint"),
+        family=name(message.family, "the model's family"),
+        prediction_type=name(message.prediction_type, "the model's prediction_type"),
+        latent_channels=checks.count(message.latent_channels, "latent_channels", low=1, high=dim),
+        layout=name(message.layout, "the model's layout"),
+        vae_scale_factor=checks.count(message.vae_scale_factor, "vae_scale_factor", low=1, high=dim),
+        vae_scaling_factor=checks.number(message.vae_scaling_factor, "vae_scaling_factor"),
+        vae_shift_factor=checks.number(message.vae_shift_factor, "vae_shift_factor"),
+        vae_fingerprint=name(message.vae_fingerprint, "the VAE's fingerprint"),
+        text_encoder_fingerprint=name(message.text_encoder_fingerprint, "the text encoder's fingerprint"),
+        scheduler_class=name(message.scheduler_class, "the model's scheduler_class"),
+        scheduler_config=checks.json_object(message.scheduler_config, "the model's scheduler_config"),
+        default_height=checks.count(message.default_height, "default_height", low=1, high=dim),
+        default_width=checks.count(message.default_width, "default_width", low=1, high=dim),
+        num_parameters=checks.count(message.num_parameters, "num_parameters"),
+        dtype=name(message.dtype, "the model's dtype"),
+        device=name(message.device, "the model's device"),
+    )
