@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from diffusion.scheduler_config import parse_scheduler_config, scheduler_for
+
+
+class Described(Protocol):
+    """What the check reads: `ModelInfo`, or the same fields from the other end."""
+
+    @property
+    def family(self) -> str: ...  # noqa: D102
+    @property
+    def prediction_type(self) -> str: ...  # noqa: D102
+    @property
+    def latent_channels(self) -> int: ...  # noqa: D102
+    @property
+    def layout(self) -> str: ...  # noqa: D102
+    @property
+    def vae_scale_factor(self) -> int: ...  # noqa: D102
+    @property
+    def vae_scaling_factor(self) -> float: ...  # noqa: D102
+    @property
+    def vae_shift_factor(self) -> float: ...  # noqa: D102
+    @property
+    def vae_fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def text_encoder_fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def scheduler_config(self) -> str: ...  # noqa: D102
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compatibility:
+    """Whether two models can share one trajectory.
+
+    Attributes:
+        refusal: Why they cannot, one line; None when they can.
+        warnings: What differs and may cost quality, one line each, with both values.
+        convert: Whether the edge model's predictions must be converted to the cloud's prediction type.
+    """
+
+    refusal: str | None
+    warnings: tuple[str, ...]
+    convert: bool
+
+
+def check_pair(cloud: Described, edge: Described) -> Compatibility:
+    """Compare a cloud and an edge model.
+
+    Different latents are refused; a different prediction type is converted; everything else that the
+    cloud decides for both (scheduler, text encoder) or the edge for both (VAE) earns a warning.
+
+    Raises:
+        ValueError: If a scheduler configuration is malformed.
+    """
+    for field, meaning in (
+        ("family", "model family"),
+        ("latent_channels", "latent channels"),
+        ("layout", "latent layout"),
+        ("vae_scale_factor", "picture pixels per latent pixel"),
+    ):
+        ours, theirs = getattr(cloud, field), getattr(edge, field)
+        if ours != theirs:
+            refusal = (
+                f"cloud and edge model do not share latents: {meaning} is {ours} in the cloud, {theirs} on the edge"
+            )
+            return Compatibility(refusal=refusal, warnings=(), convert=False)
+    warnings = [
+        f"{meaning} differs: cloud {getattr(cloud, field)}, edge {getattr(edge, field)}; {consequence}"
+        for field, meaning, consequence in (
+            ("vae_scaling_factor", "VAE scaling factor", "the edge decodes with its own"),
+            ("vae_shift_factor", "VAE shift factor", "the edge decodes with its own"),
+            ("vae_fingerprint", "VAE (fingerprint)", "the edge decodes with its own"),
+            ("text_encoder_fingerprint", "text encoder (fingerprint)", "the edge model gets the cloud's embeddings"),
+        )
+        if getattr(cloud, field) != getattr(edge, field)
+    ]
+    return Compatibility(
+        refusal=None,
+        warnings=(*warnings, *_scheduler_warnings(cloud, edge)),
+        convert=cloud.prediction_type != edge.prediction_type,
+    )
+
+
+def _scheduler_warnings(cloud: Described, edge: Described) -> list[str]:
+    # Compared as what the default scheduler makes of them: the two folders may name different classes
+    # for one noise schedule, and older ones leave out keys.
+    ours = scheduler_for("ddim", parse_scheduler_config(cloud.scheduler_config))[1]
+    theirs = scheduler_for("ddim", parse_scheduler_config(edge.scheduler_config))[1]
+    return [
+        f"scheduler {key} differs: cloud {_short(ours[key])}, edge {_short(theirs[key])}; the cloud's is used for both"
+        for key in ours
+        if key != "prediction_type" and ours[key] != theirs[key]
+    ]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,195 @@
+"""A diffusers pipeline folder on disk: what is in it, is it whole, and what identifies it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SAMPLE_BYTES = 2**20
+# Written by the libraries that saved the folder; says nothing about what the part computes.
+_NOISE_KEYS = frozenset({"transformers_version", "torch_dtype", "dtype", "architectures"})
+
+
+class PipelineFolder:
+    """A folder with `model_index.json` and one subfolder a part.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ValueError: If `path` is not a pipeline folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not (path / "model_index.json").is_file():
+            raise ValueError(f"{path} has no model_index.json: it is not a diffusers pipeline folder")
+        self._index = _read_json(path / "model_index.json")
+
+    @property
+    def pipeline_class(self) -> str:
+        """Class name of the pipeline."""
+        return str(self._index.get("_class_name", ""))
+
+    def part_class(self, part: str, allowed: tuple[str, ...]) -> str:
+        """Return the class name of a part.
+
+        Raises:
+            ValueError: If the pipeline has no such part, or its class is not in `allowed`.
+        """
+        entry = self._index.get(part)
+        class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if class_name not in allowed:
+            raise ValueError(f"{self.path}: {part} is a {class_name}, supported: {', '.join(allowed)}")
+        return str(class_name)
+
+    def config(self, part: str, file_name: str = "config.json") -> dict[str, Any]:
+        """Return a part's configuration.
+
+        Raises:
+            ValueError: If it is not a JSON object.
+            OSError: If it cannot be read.
+        """
+        return _read_json(self.path / part / file_name)
+
+    def weight_files(self, part: str, stem: str) -> tuple[str | None, list[Path]]:
+        """Find a part's safetensors files; each header is checked against the file's size.
+
+        Args:
+            part: Subfolder.
+            stem: `diffusion_pytorch_model` (diffusers) or `model` (transformers).
+
+        Returns:
+            The variant (None or `fp16`) and the files, more than one where they are sharded.
+
+        Raises:
+            ValueError: If there are none, or one is damaged.
+        """
+        for variant in (None, "fp16"):
+            suffix = "" if variant is None else f".{variant}"
+            whole = self.path / part / f"{stem}{suffix}.safetensors"
+            index = self.path / part / f"{stem}.safetensors.index{suffix}.json"
+            if whole.is_file():
+                files = [whole]
+            elif index.is_file():
+                files = [self.path / part / name for name in sorted(set(_read_json(index)["weight_map"].values()))]
+            else:
+                continue
+            for file in files:
+                _check_safetensors(file)
+            return variant, files
+        raise ValueError(f"{self.path / part} has no {stem}.safetensors; only safetensors weights are read")
+
+    def fingerprint(self, part: str, stem: str, *, extra: bytes = b"") -> str:
+        """Return 16 hex characters that identify a part.
+
+        Hashed are the configuration (canonical JSON, without the keys that only say who saved it),
+        `extra`, and of each weight file its size and 1 MiB from its start, middle and end: files of several
+        gigabytes are not read whole, so a change that spares all three places of a file goes unnoticed.
+        """
+        digest = hashlib.sha256(canonical_json(self.config(part)).encode())
+        digest.update(extra)
+        for file in self.weight_files(part, stem)[1]:
+            size = file.stat().st_size
+            digest.update(size.to_bytes(8, "little"))
+            with file.open("rb") as stream:
+                for start in sorted({0, max(0, (size - _SAMPLE_BYTES) // 2), max(0, size - _SAMPLE_BYTES)}):
+                    stream.seek(start)
+                    digest.update(stream.read(_SAMPLE_BYTES))
+        return digest.hexdigest()[:16]
+
+    def load_part(self, part: str, part_class: Any, dtype: torch.dtype, device: torch.device) -> Any:
+        """Load a network, frozen, in evaluation mode.
+
+        Args:
+            part: Subfolder.
+            part_class: Class of diffusers or transformers with `from_pretrained`.
+            dtype: Of its weights.
+            device: Where it goes.
+
+        Raises:
+            ValueError: If weights are missing, damaged, or do not fit the configuration.
+        """
+        # The two libraries name the argument and the file differently.
+        ours = part_class.__module__.startswith("diffusers")
+        variant, _ = self.weight_files(part, "diffusion_pytorch_model" if ours else "model")
+        arguments: dict[str, Any] = {"torch_dtype" if ours else "dtype": dtype}
+        try:
+            with quiet_libraries():
+                network, report = part_class.from_pretrained(
+                    str(self.path),
+                    subfolder=part,
+                    variant=variant,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **arguments,
+                )
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
+        missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
+        if missing:
+            raise ValueError(
+                f"{self.path / part} lacks {len(missing)} weights of its configuration, such as {missing[0]}"
+            )
+        return network.to(device).eval().requires_grad_(False)
+
+
+def canonical_json(config: dict[str, Any]) -> str:
+    """Return `config` as sorted JSON without the keys that only say who saved it."""
+    kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in _NOISE_KEYS}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the progress bars and warnings of diffusers and transformers off stderr while loading."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, progress) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if progress:
+                library.enable_progress_bar()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing: the model folder is not whole") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return content
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged or missing: {first_line(error)}; fetch the model again") from error

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def convert_prediction(
+    prediction: Tensor, latents: Tensor, *, source: str, target: str, alpha: float, sigma: float
+) -> Tensor:
+    """Say in terms of `target` what `prediction` says in terms of `source`.
+
+    With x = alpha * x0 + sigma * epsilon, v = alpha * epsilon - sigma * x0 (arXiv 2202.00512,
+    section 4 and appendix D); all three are linear in each other, given x.
+
+    Args:
+        prediction: `[B, C, H, W]`, float32.
+        latents: x at the same step, same shape, scheduler scaling; any float dtype.
+        source: Prediction type of `prediction`: epsilon, v_prediction or sample (x0).
+        target: Prediction type to return.
+        alpha: Signal level of the step, sqrt(abar).
+        sigma: Noise level of the step, sqrt(1 - abar).
+
+    Returns:
+        `[B, C, H, W]`, float32; `prediction` itself when the types are equal.
+
+    Raises:
+        ValueError: If a type is unknown, or the step does not determine the answer: from epsilon
+            without signal (alpha 0), or from x0 without noise (sigma 0).
+    """
+    if source == target:
+        return prediction
+    x = latents.float()
+    denoised = _denoised(prediction, x, source, alpha, sigma)
+    if target == "sample":
+        return denoised
+    if target == "epsilon":
+        return _epsilon(prediction, denoised, x, source, alpha, sigma)
+    if target == "v_prediction":
+        return alpha * _epsilon(prediction, denoised, x, source, alpha, sigma) - sigma * denoised
+    raise ValueError(f"unknown prediction type {target[:80]!r}")
+
+
+def _denoised(prediction: Tensor, x: Tensor, source: str, alpha: float, sigma: float) -> Tensor:
+    if source == "sample":
+        return prediction
+    if source == "v_prediction":
+        return alpha * x - sigma * prediction
+    if source == "epsilon":
+        if alpha == 0.0:
+            raise ValueError("an epsilon prediction cannot be converted at zero signal (zero terminal SNR)")
+        return (x - sigma * prediction) / alpha
+    raise ValueError(f"unknown prediction type {source[:80]!r}")
+
+
+def _epsilon(prediction: Tensor, denoised: Tensor, x: Tensor, source: str, alpha: float, sigma: float) -> Tensor:
+    if source == "epsilon":
+        return prediction
+    if source == "v_prediction":
+        return alpha * prediction + sigma * x
+    if sigma == 0.0:
+        raise ValueError("a sample prediction cannot be converted at zero noise")
+    return (x - alpha * denoised) / sigma
