@@ -170,6 +170,7 @@ def denoise(
     needs_evaluation: Callable[[int], bool],
     *,
     stop_step: int,
+    prediction_type: str | None = None,
 ) -> Iterator[StepResult]:
     """Run a trajectory up to, but not including, `stop_step`.
 
@@ -178,9 +179,10 @@ def denoise(
 
     Args:
         trajectory: Where to go on from.
-        evaluate: Returns the guided prediction at the trajectory's next step, of the scheduler's type.
+        evaluate: Returns the guided prediction at the trajectory's next step.
         needs_evaluation: Whether a step (its index) needs a real evaluation; else it is extrapolated.
         stop_step: Handoff step; `schedule.num_steps` runs to clean latents.
+        prediction_type: Type of what `evaluate` returns; None: the scheduler's own.
 
     Raises:
         ValueError: Unless `trajectory.step_index <= stop_step <= num_steps`.
@@ -191,7 +193,7 @@ def denoise(
         )
     while trajectory.step_index < stop_step:
         if needs_evaluation(trajectory.step_index):
-            yield trajectory.advance(evaluate(trajectory))
+            yield trajectory.advance(evaluate(trajectory), prediction_type=prediction_type)
         else:
             yield trajectory.extrapolate()
 

@@ -41,12 +41,19 @@ class LinkEstimate:
     def __init__(self, *, num_offset_samples: int = 8, num_rtt_samples: int = 256) -> None:
         self._recent: deque[ProbeSample] = deque(maxlen=num_offset_samples)
         self._rtts: deque[float] = deque(maxlen=num_rtt_samples)
+        self._new_rtts: list[float] = []
         self._bandwidth: float | None = None
 
     def add_probe(self, sample: ProbeSample) -> None:
         """Take in one probe."""
         self._recent.append(sample)
         self._rtts.append(sample.rtt_seconds)
+        self._new_rtts.append(sample.rtt_seconds)
+
+    def take_new_rtts(self) -> list[float]:
+        """Return the round trips since the last call, for a histogram that wants each of them once."""
+        new, self._new_rtts = self._new_rtts, []
+        return new
 
     @property
     def num_probes(self) -> int:

@@ -1,0 +1,211 @@
+"""The Python API: an `EdgeClient` holds an edge model and a cloud, and generates."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from diffusion.compatibility import check_pair
+from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.edge_model import EdgeModel
+from edge_client.generation import Generation, GenerationResult
+from edge_client.local_cloud import LocalCloud
+from edge_client.metrics import EdgeMetrics
+from edge_client.report import Recorder, Snapshot
+from edge_client.request import GenerationRequest
+from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
+from models import bundled_pair
+from orchestrator.handoff import HandoffReason
+from orchestrator.link import LinkEstimate
+from orchestrator.plan import PlanOptions
+from wire.errors import IncompatibleModels
+
+REMOTE_WAIT_SECONDS = 10.0
+OWN_WAIT_SECONDS = 300.0
+DIFFUSERS_GUIDANCE_SCALE = 7.5
+
+
+class EdgeClient:
+    """Generates pictures with a small model here and a large one in a cloud service.
+
+    ```python
+    async with EdgeClient() as client:
+        result = await client.generate("red apple, fluent style")
+        result.images[0].save("apple.png")
+    ```
+
+    Args:
+        cloud: `HOST:PORT[,HOST:PORT]` of running cloud services. Without it the client starts one of its
+            own, on loopback, when a mode first needs it.
+        cloud_model: Folder or hub id for a cloud service of its own; default: the bundled large model.
+        edge_model: Folder or hub id of the small model; default: the bundled one.
+        device: `auto`, `cpu` or `cuda`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        credentials: Token and certificates for `cloud`.
+        silence_seconds: A cloud that says nothing for this long is lost, and the edge goes on alone.
+
+    Raises:
+        ValueError: Both `cloud` and `cloud_model` are given.
+    """
+
+    def __init__(
+        self,
+        *,
+        cloud: str | None = None,
+        cloud_model: str | None = None,
+        edge_model: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        credentials: Credentials | None = None,
+        silence_seconds: float = 3.0,
+    ) -> None:
+        if cloud is not None and cloud_model is not None:
+            raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
+        self._addresses = () if cloud is None else parse_addresses(cloud)
+        self._cloud_model = cloud_model
+        self._edge_model_path = edge_model or str(bundled_pair().edge)
+        self.default_guidance_scale = BUNDLED_GUIDANCE_SCALE if edge_model is None else DIFFUSERS_GUIDANCE_SCALE
+        self._device = device
+        self._dtype = dtype
+        self._credentials = credentials or Credentials()
+        self._silence_seconds = silence_seconds
+        self._local_cloud: LocalCloud | None = None
+        self._link: CloudLink | None = None
+        self._warnings: tuple[str, ...] = ()
+        self._edge: EdgeModel | None = None
+        self.metrics = EdgeMetrics()
+
+    async def __aenter__(self) -> EdgeClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the cloud (stop it, if it is the client's own) and of the model."""
+        if self._link is not None:
+            await self._link.close()
+        if self._local_cloud is not None:
+            await self._local_cloud.stop()
+        if self._edge is not None:
+            self._edge.close()
+        self._link = self._local_cloud = self._edge = None
+
+    async def generate(self, prompt: str, *, mode: str = "ecdiff", **options: Any) -> GenerationResult:
+        """Generate from a prompt; the options are those of `GenerationRequest` and `PlanOptions`.
+
+        Raises:
+            ValueError: An option does not fit.
+            EcdiffError: Nobody serves at first contact, or the cloud says that the request is wrong. Later
+                than that the cloud cannot cost the picture.
+            OSError: A model cannot be loaded.
+        """
+        plan_fields = PlanOptions.__dataclass_fields__
+        plan_options = PlanOptions(**{name: options.pop(name) for name in list(options) if name in plan_fields})
+        options.setdefault("guidance_scale", self.default_guidance_scale)
+        request = GenerationRequest(prompt=prompt, mode=mode, plan_options=plan_options, **options)
+        return await self.run(request)
+
+    async def run(
+        self, request: GenerationRequest, on_progress: Callable[[Snapshot], None] | None = None
+    ) -> GenerationResult:
+        """Run one request; see `generate` for what it raises."""
+        recorder = Recorder(request=request, link=LinkEstimate(), on_progress=on_progress)
+        recorder.enter("loading models")
+        try:
+            edge, link = await self._ready(request, recorder)
+            if link is not None:
+                recorder.link = link.estimate
+                for line in self._warnings:
+                    recorder.warn(line)
+            generation = Generation(request, edge, link, recorder, silence_seconds=self._silence_seconds)
+            result = await generation.run()
+        except BaseException as error:
+            self.metrics.failed(request.mode, interrupted=isinstance(error, asyncio.CancelledError))
+            raise
+        self.metrics.finished(recorder)
+        if recorder.handoff_reason in (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_ERROR):
+            await self._forget_cloud()
+        return result
+
+    async def _ready(self, request: GenerationRequest, recorder: Recorder) -> tuple[EdgeModel, CloudLink | None]:
+        """Load the edge model and reach the cloud, at the same time."""
+        if not request.uses_cloud:
+            return await self._load_edge(), None
+        try:
+            async with asyncio.TaskGroup() as group:
+                loading = group.create_task(self._load_edge())
+                connecting = group.create_task(self._connect(recorder))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        edge, link = loading.result(), connecting.result()
+        verdict = check_pair(link.description.model, edge.model.info)
+        if verdict.refusal is not None:
+            raise IncompatibleModels(verdict.refusal)
+        self._warnings = verdict.warnings
+        return edge, link
+
+    async def _load_edge(self) -> EdgeModel:
+        if self._edge is None:
+            self._edge = await EdgeModel.load(self._edge_model_path, device=self._device, dtype=self._dtype)
+        return self._edge
+
+    async def _connect(self, recorder: Recorder) -> CloudLink:
+        if self._link is not None:
+            return self._link
+        if self._addresses:
+            started = time.perf_counter()
+            self._link = await CloudLink.connect(self._addresses, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
+            recorder.seconds["connect"] = time.perf_counter() - started
+            return self._link
+        if self._local_cloud is None:
+            self._local_cloud = await LocalCloud.start(self._cloud_model, device=self._device, dtype=self._dtype)
+        return await self._connect_to_own(self._local_cloud, recorder)
+
+    async def _connect_to_own(self, local: LocalCloud, recorder: Recorder) -> CloudLink:
+        """Wait for the service to load its model, or to say why it cannot."""
+        failing = asyncio.create_task(local.wait_failed())
+        connecting = asyncio.create_task(
+            CloudLink.connect((local.address,), Credentials(), wait_seconds=OWN_WAIT_SECONDS)
+        )
+        try:
+            await asyncio.wait({failing, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                raise failing.result()
+            self._link = connecting.result()
+        finally:
+            for task in (failing, connecting):
+                task.cancel()
+            await asyncio.gather(failing, connecting, return_exceptions=True)
+        started = time.perf_counter()
+        await self._link.describe()
+        recorder.seconds["connect"] = time.perf_counter() - started
+        return self._link
+
+    async def _forget_cloud(self) -> None:
+        """After a loss the next generation makes its own first contact; a dead service of ours is replaced."""
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+        if self._local_cloud is not None:
+            await self._local_cloud.stop()
+            self._local_cloud = None
+
+
+def parse_addresses(text: str) -> tuple[str, ...]:
+    """Read `HOST:PORT[,HOST:PORT]`.
+
+    Raises:
+        ValueError: A part that is not HOST:PORT.
+    """
+    addresses = tuple(part.strip() for part in text.split(","))
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"--cloud must be HOST:PORT, such as 127.0.0.1:50051, not {address!r}")
+    return addresses

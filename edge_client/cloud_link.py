@@ -1,0 +1,219 @@
+"""The way to one cloud service: its channels, the first contact, and what is known of the link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from orchestrator.link import LinkEstimate, ProbeSample
+from protos import ecdiff_v1_pb2 as pb
+from protos.ecdiff_v1_pb2_grpc import CloudDenoiserStub
+from wire.channel import CHANNEL_OPTIONS
+from wire.convert import decode_description
+from wire.errors import EcdiffError, NotServing, Unauthenticated, VersionMismatch, from_status
+from wire.messages import PROTOCOL_VERSION, Description
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
+CALL_SECONDS = 5.0
+BURST_PROBES = 4
+PROBE_SECONDS = 1.0
+BANDWIDTH_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """How to talk to a cloud that is closed to strangers; files are read when the channel is made.
+
+    Raises:
+        ValueError: A client certificate without its key, or the reverse.
+    """
+
+    token_file: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow_plaintext_token: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key belong together: give both or neither")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError("--tls-cert needs --tls-ca, the certificate that the cloud's own is checked against")
+
+    def metadata(self, address: str) -> tuple[tuple[str, str], ...]:
+        """Return the call metadata for `address`.
+
+        Raises:
+            ValueError: The token would travel in the clear to another host.
+            OSError: The token file cannot be read.
+        """
+        if self.token_file is None:
+            return ()
+        host = address.rsplit(":", 1)[0]
+        if self.tls_ca is None and host not in LOOPBACK_HOSTS and not self.allow_plaintext_token:
+            raise ValueError(
+                f"the token would travel unencrypted to {host}: use --tls-ca, or --allow-plaintext-token if you must"
+            )
+        return (("authorization", f"Bearer {self.token_file.read_text().strip()}"),)
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """Open a channel to `address`, on a connection of its own."""
+        if self.tls_ca is None:
+            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        credentials = grpc.ssl_channel_credentials(
+            self.tls_ca.read_bytes(),
+            self.tls_key.read_bytes() if self.tls_key else None,
+            self.tls_cert.read_bytes() if self.tls_cert else None,
+        )
+        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+class CloudLink:
+    """A cloud service that was seen SERVING. Make one with `await CloudLink.connect(...)`."""
+
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        self.address = address
+        self.metadata = credentials.metadata(address)
+        self.estimate = LinkEstimate()
+        self._channel = credentials.channel(address)
+        self._probe_channel = credentials.channel(address)
+        self.stub: Any = CloudDenoiserStub(self._channel)
+        self._probe_stub: Any = CloudDenoiserStub(self._probe_channel)
+        self._prober: asyncio.Task[None] | None = None
+        self.description: Description
+
+    @classmethod
+    async def connect(cls, addresses: tuple[str, ...], credentials: Credentials, *, wait_seconds: float) -> CloudLink:
+        """Return a link to the first of `addresses` that is SERVING.
+
+        Args:
+            addresses: HOST:PORT, in order of preference.
+            credentials: Token and certificates.
+            wait_seconds: How long a service may still be loading.
+
+        Raises:
+            EcdiffError: The last address's reason, if none serves.
+        """
+        last: EcdiffError = NotServing("no cloud address was given")
+        for address in addresses:
+            link = cls(address, credentials)
+            try:
+                await link._first_contact(wait_seconds)
+            except EcdiffError as error:
+                last = error
+                await link.close()
+            except BaseException:
+                await link.close()
+                raise
+            else:
+                return link
+        raise last
+
+    async def _first_contact(self, wait_seconds: float) -> None:
+        deadline = time.monotonic() + wait_seconds
+        health = health_pb2_grpc.HealthStub(self._channel)
+        while await self._unary(health.Check, health_pb2.HealthCheckRequest(), "no cloud service answers") != SERVING:
+            if time.monotonic() > deadline:
+                raise NotServing(f"the cloud at {self.address} is loading or draining: try again later")
+            await asyncio.sleep(0.1)
+        await self.describe()
+
+    async def describe(self) -> Description:
+        """Ask what is served, and remember it.
+
+        Raises:
+            VersionMismatch: The cloud speaks another protocol version.
+            EcdiffError: What the cloud answered instead.
+        """
+        answer = await self._unary(self.stub.Describe, pb.DescribeRequest(), "the cloud is gone", self.metadata)
+        if answer.protocol_version != PROTOCOL_VERSION:
+            raise VersionMismatch(
+                f"the cloud at {self.address} speaks protocol version {answer.protocol_version}, this edge-client "
+                f"version {PROTOCOL_VERSION}: upgrade the older of the two"
+            )
+        self.description = decode_description(answer)
+        return self.description
+
+    async def _unary(
+        self, method: Any, request: Any, otherwise: str, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Any:
+        try:
+            answer = await method(request, timeout=CALL_SECONDS, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise self._contact_error(error, otherwise) from None
+        return answer.status if isinstance(answer, health_pb2.HealthCheckResponse) else answer
+
+    def _contact_error(self, error: grpc.aio.AioRpcError, otherwise: str) -> EcdiffError:
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return VersionMismatch(f"the service at {self.address} does not speak ecdiff.v1: check the address")
+        told = from_status(error.code(), error.details(), error.trailing_metadata())
+        if isinstance(told, Unauthenticated):
+            return Unauthenticated(f"the cloud at {self.address} refused the token: check --auth-token-file ({told})")
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return NotServing(
+                f"{otherwise} at {self.address}: check the address, or start one with cloud-service serve"
+            )
+        return told
+
+    def start_probing(self) -> None:
+        """Measure the round trip from now on, in the background, on a connection of its own."""
+        if self._prober is None:
+            self._prober = asyncio.create_task(self._probe_forever())
+
+    async def stop_probing(self) -> None:
+        """Stop the measurement."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+            self._prober = None
+
+    async def probe(self, *, padding_bytes: int = 0) -> ProbeSample:
+        """Send one probe and take it into the estimate; with `padding_bytes` it measures bandwidth instead.
+
+        Raises:
+            EcdiffError: The cloud did not answer.
+        """
+        t0 = time.time()
+        request = pb.ProbeRequest(t0=t0, response_padding=padding_bytes)
+        answer = await self._unary(self._probe_stub.Probe, request, "the cloud is gone", self.metadata)
+        sample = ProbeSample(t0=t0, t1=answer.t1, t2=answer.t2, t3=time.time())
+        if padding_bytes:
+            beyond_rtt = sample.rtt_seconds - self.estimate.rtt_quantile_seconds(0.0)
+            self.estimate.add_transfer(padding_bytes, max(beyond_rtt, 1e-6))
+        else:
+            self.estimate.add_probe(sample)
+        return sample
+
+    async def measure(self, *, num_probes: int, num_transfers: int = 0, transfer_bytes: int = 0) -> None:
+        """Probe `num_probes` times, then time `num_transfers` answers of `transfer_bytes`.
+
+        Raises:
+            EcdiffError: The cloud did not answer.
+        """
+        # The first call on a fresh connection also pays for the handshake: not a round trip.
+        await self._unary(self._probe_stub.Probe, pb.ProbeRequest(), "the cloud is gone", self.metadata)
+        for _ in range(num_probes):
+            await self.probe()
+        for _ in range(num_transfers):
+            await self.probe(padding_bytes=transfer_bytes)
+
+    async def _probe_forever(self) -> None:
+        with contextlib.suppress(EcdiffError):  # a cloud that is gone is the stream's to report
+            await self.measure(num_probes=BURST_PROBES)
+            while True:
+                await asyncio.sleep(PROBE_SECONDS)
+                await self.probe()
+
+    async def close(self) -> None:
+        """Close both channels."""
+        await self.stop_probing()
+        await self._channel.close()
+        await self._probe_channel.close()

@@ -1,0 +1,190 @@
+"""One Denoise stream as the edge sees it: a writer, a reader, and a deadline on the next message."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from orchestrator.link import LinkEstimate, ProbeSample
+from protos import ecdiff_v1_pb2 as pb
+from wire.channel import FRAGMENT_BYTES, PING_SECONDS
+from wire.convert import ServerSpecs, decode_server, encode_client
+from wire.errors import Cancelled, EcdiffError, NotServing, ProtocolError, from_status
+from wire.framing import Assembler, fragments
+from wire.messages import (
+    ClientMessage,
+    Close,
+    Codec,
+    Heartbeat,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Scaling,
+    ServerMessage,
+)
+from wire.tensors import CodecEvent, TensorSpec
+
+# Below this, decoding takes less time than a hop to another thread.
+INLINE_BYTES = 64 * 1024
+# What a message may weigh beside its tensors.
+HEADER_BYTES = 256 * 1024
+
+
+class CloudSession:
+    """One generation's stream.
+
+    Args:
+        stub: `CloudDenoiserStub` on the channel to use.
+        metadata: Sent with the call (token).
+        silence_seconds: The cloud is lost when nothing, not even a heartbeat, comes for this long.
+        max_tensor_bytes: Cap on one tensor of this generation.
+        observe: Told of every tensor encoded or decoded.
+        stream_link: Takes the in-stream round trips.
+    """
+
+    def __init__(
+        self,
+        stub: Any,
+        metadata: tuple[tuple[str, str], ...],
+        *,
+        silence_seconds: float,
+        max_tensor_bytes: int,
+        observe: Callable[[CodecEvent], None],
+        stream_link: LinkEstimate,
+    ) -> None:
+        self._stub = stub
+        self._metadata = metadata
+        self._silence_seconds = silence_seconds
+        self._max_tensor_bytes = max_tensor_bytes
+        self._observe = observe
+        self._stream_link = stream_link
+        self._codec = Codec.RAW
+        self._specs = ServerSpecs()
+        self._outgoing: asyncio.Queue[ClientMessage | None] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        # A step may carry three tensors of one size.
+        self._assembler = Assembler(pb.ServerMessage, 3 * max_tensor_bytes + HEADER_BYTES)
+        self._call: Any = None
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    async def open(self, message: Open) -> Opened:
+        """Start the stream and return what the cloud agreed to.
+
+        Raises:
+            EcdiffError: What the cloud answered instead; NotServing if it answered nothing.
+        """
+        self._codec = message.codecs[0]
+        self._call = self._stub.Denoise(metadata=self._metadata)
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._ping())]
+        self.send(message)
+        while True:
+            answer = await self.receive()
+            if isinstance(answer, Opened):
+                break
+            if not isinstance(answer, Heartbeat):
+                raise ProtocolError(f"the cloud sent {type(answer).__name__} before Opened")
+        if answer.codec not in message.codecs:
+            raise ProtocolError(f"the cloud chose codec {answer.codec.label}, which was not offered")
+        self._codec = answer.codec
+
+        def spec(scaling: Scaling) -> TensorSpec:
+            return TensorSpec(
+                shape=answer.latents_shape,
+                dtypes=frozenset({answer.latents_dtype}),
+                codecs=frozenset({answer.codec}),
+                scaling=scaling,
+                max_bytes=self._max_tensor_bytes,
+            )
+
+        self._specs = ServerSpecs(
+            num_inference_steps=len(answer.timesteps),
+            latents=spec(Scaling.SCHEDULER),
+            prediction=spec(Scaling.PREDICTION),
+        )
+        return answer
+
+    def send(self, message: ClientMessage) -> None:
+        """Queue a message for the writer."""
+        self._outgoing.put_nowait(message)
+
+    async def receive(self) -> ServerMessage:
+        """Return the next message that is not a Pong.
+
+        Raises:
+            NotServing: The cloud is gone, or silent for too long.
+            EcdiffError: The status that ended the stream, or why a message cannot be used.
+        """
+        while True:
+            message = await self._next_message()
+            if not isinstance(message, Pong):
+                return message
+            sample = ProbeSample(t0=message.t0, t1=message.t1, t2=message.t2, t3=time.time())
+            self._stream_link.add_probe(sample)
+
+    async def _next_message(self) -> ServerMessage:
+        while True:
+            try:
+                received = await asyncio.wait_for(self._call.read(), self._silence_seconds)
+            except TimeoutError:
+                raise NotServing(f"nothing heard from the cloud for {self._silence_seconds:g} s") from None
+            except grpc.aio.AioRpcError as error:
+                raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
+            if received is grpc.aio.EOF:
+                raise await self._ending()
+            size = received.ByteSize()
+            self.bytes_received += size
+            whole = self._assembler.push(received)
+            if whole is None:
+                continue
+            if whole.ByteSize() <= INLINE_BYTES:
+                return decode_server(whole, specs=self._specs, observe=self._observe)
+            return await asyncio.to_thread(decode_server, whole, specs=self._specs, observe=self._observe)
+
+    async def _ending(self) -> EcdiffError:
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            return Cancelled("the cloud ended the session")
+        return from_status(code, await self._call.details(), await self._call.trailing_metadata())
+
+    async def _write(self) -> None:
+        """The only writer of this stream."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader reports the end
+            while (message := await self._outgoing.get()) is not None:
+                encoded = encode_client(message, codec=self._codec, observe=self._observe)
+                for piece in fragments(encoded, FRAGMENT_BYTES):
+                    self.bytes_sent += piece.ByteSize()
+                    await self._call.write(piece)
+            await self._call.done_writing()
+
+    async def _ping(self) -> None:
+        while True:
+            self.send(Ping(t0=time.time()))
+            await asyncio.sleep(PING_SECONDS)
+
+    async def close(self, *, grace_seconds: float = 0.5) -> None:
+        """Say Close, wait a moment for the writer, and let the call go. Never raises."""
+        if self._call is None:
+            return
+        writer, pinger = self._tasks
+        pinger.cancel()
+        self.send(Close())
+        self._outgoing.put_nowait(None)
+        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.gather(writer, self._drain(), return_exceptions=True), grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        self._call.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        """Read on until the cloud has ended the call, so that nothing is cancelled needlessly."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await self._call.read() is not grpc.aio.EOF:
+                pass

@@ -1,0 +1,205 @@
+"""One generation on the edge: follow the cloud, take over, finish, decode."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diffusion.model import Conditioning
+from diffusion.noise import draw_noise
+from diffusion.schedulers import Stepper, scheduler_for
+from diffusion.tensors import from_array
+from diffusion.trajectory import Trajectory
+from edge_client.cloud_lead import Lead, follow_cloud, open_message
+from edge_client.cloud_link import CloudLink
+from edge_client.edge_model import EdgeModel
+from edge_client.report import Recorder, Report
+from edge_client.request import GenerationRequest
+from orchestrator.handoff import FixedHandoff, HandoffReason
+from wire.errors import IncompatibleModels, ProtocolError
+from wire.messages import Array, Opened, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult:
+    """What a generation gives.
+
+    Attributes:
+        images: The pictures, in the order of their seeds.
+        latents: Final latents `[B, C, H, W]`, float32, before the VAE's own scaling.
+        report: docs/report.md.
+    """
+
+    images: list[Image.Image]
+    latents: Array
+    report: Report
+
+
+class Generation:
+    """Runs one request on an edge model and, unless the mode is `edge`, a cloud."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        edge: EdgeModel,
+        link: CloudLink | None,
+        recorder: Recorder,
+        *,
+        silence_seconds: float,
+    ) -> None:
+        self._request = request
+        self._edge = edge
+        self._link = link
+        self._recorder = recorder
+        self._silence_seconds = silence_seconds
+        info = edge.model.info if link is None else link.description.model
+        self._height = request.height or info.default_height
+        self._width = request.width or info.default_width
+        self._latents_shape = edge.model.latents_shape(self._height, self._width, request.num_images)
+        self._noise = None if request.initial_latents is None else read_noise(request, self._latents_shape)
+
+    async def run(self) -> GenerationResult:
+        """Return the pictures.
+
+        Raises:
+            EcdiffError: The cloud says that the request itself is wrong.
+        """
+        started = time.perf_counter()
+        encoding = asyncio.create_task(self._encode_prompt())
+        try:
+            lead = await self._follow(self._link) if self._link is not None else None
+            conditioning = await encoding
+        finally:
+            encoding.cancel()
+        trajectory = await self._edge.run(self._take_over, lead)
+        if not trajectory.done:
+            await self._finish(trajectory, conditioning)
+        self._recorder.enter("decoding")
+        decoding = time.perf_counter()
+        pixels = await self._edge.decode(trajectory.latents)
+        self._recorder.seconds["decode"] = time.perf_counter() - decoding
+        self._recorder.seconds["total"] = time.perf_counter() - started + self._recorder.seconds["connect"]
+        self._recorder.enter("done")
+        return GenerationResult(
+            images=[Image.fromarray(picture) for picture in pixels],
+            latents=trajectory.latents.float().cpu().numpy(),
+            report=self._recorder.report(),
+        )
+
+    async def _encode_prompt(self) -> Conditioning:
+        started = time.perf_counter()
+        request = self._request
+        encoded = await self._edge.encode_prompt(request.prompt, request.negative_prompt, guided=request.guided)
+        self._recorder.seconds["encode_prompt"] = time.perf_counter() - started
+        return encoded
+
+    async def _follow(self, link: CloudLink) -> Lead:
+        plan = self._request.plan
+        link.start_probing()
+        try:
+            lead = await follow_cloud(
+                link,
+                open_message(self._request, plan, height=self._height, width=self._width, noise=self._noise),
+                latents_shape=self._latents_shape,
+                policy=FixedHandoff(plan),
+                recorder=self._recorder,
+                silence_seconds=self._silence_seconds,
+                check_opened=self._check_opened,
+            )
+        finally:
+            await link.stop_probing()
+        self._note_handoff(plan, lead)
+        return lead
+
+    def _check_opened(self, opened: Opened) -> None:
+        """What the cloud agreed to must be what the edge model can go on with."""
+        if opened.latents_shape != self._latents_shape:
+            raise IncompatibleModels(
+                f"the cloud works on latents of shape {opened.latents_shape}, the edge on {self._latents_shape}"
+            )
+        try:
+            schedule = self._stepper(opened).schedule
+        except ValueError as error:
+            raise ProtocolError(f"the cloud's scheduler cannot be used: {error}") from error
+        if not np.allclose(schedule.timesteps, opened.timesteps):
+            raise ProtocolError("the cloud's timesteps are not those of the scheduler that it names")
+
+    def _note_handoff(self, plan: Plan, lead: Lead) -> None:
+        step = lead.state.step_index if lead.state is not None else 0
+        if lead.lost is not None:
+            self._recorder.hand_off(lead.lost_reason, step)
+            what = lead.lost_reason.value.replace("_", " ")
+            self._recorder.fall_back(
+                f"{what} ({lead.lost}): the edge goes on from step {step} of {plan.num_inference_steps}"
+            )
+        elif step < plan.num_inference_steps:
+            self._recorder.hand_off(HandoffReason.PLAN, step)
+
+    def _stepper(self, opened: Opened | None) -> Stepper:
+        """The scheduler that drives this generation: the cloud's wherever there is one."""
+        if opened is not None:
+            name, config = opened.scheduler_class, json.loads(opened.scheduler_config)
+        else:
+            info: Any = self._edge.model.info if self._link is None else self._link.description.model
+            name, config = scheduler_for(self._request.scheduler, json.loads(info.scheduler_config))
+        return Stepper(name, config, self._request.plan.num_inference_steps, self._edge.model.device)
+
+    def _take_over(self, lead: Lead | None) -> Trajectory:
+        """Return the trajectory at the step where the edge begins. Runs on the device thread."""
+        stepper = self._stepper(lead.opened if lead is not None else None)
+        model = self._edge.model
+        if lead is not None and lead.state is not None:
+            stepper.load_state({name: from_array(value) for name, value in lead.state.scheduler_state.items()})
+            latents, start_step = from_array(lead.state.latents), lead.state.step_index
+        else:
+            if self._noise is not None:
+                latents = torch.from_numpy(self._noise)
+            else:
+                latents = draw_noise(self._latents_shape, self._request.seed)
+            latents, start_step = latents * stepper.schedule.init_noise_sigma, 0
+        return Trajectory(latents.to(model.device), stepper, start_step=start_step, dtype=model.dtype)
+
+    async def _finish(self, trajectory: Trajectory, conditioning: Conditioning) -> None:
+        recorder, request = self._recorder, self._request
+        recorder.enter("edge")
+        asked = time.perf_counter()
+        began = await self._edge.finish(
+            trajectory,
+            conditioning,
+            guidance_scale=request.guidance_scale,
+            guidance_rescale=request.guidance_rescale,
+            on_step=lambda result: recorder.edge_step(result.step_index),
+        )
+        recorder.seconds["edge_compute"] = time.perf_counter() - began
+        if recorder.handoff_reason is not None:
+            stages = recorder.handoff_stages
+            stages["edge_start"] = began - asked
+            stages["total"] = sum(stages.values())
+            recorder.seconds["handoff"] = stages["total"]
+
+
+def read_noise(request: GenerationRequest, latents_shape: tuple[int, ...]) -> Array:
+    """Read `--initial-latents`.
+
+    Raises:
+        ValueError: Not a float array of the latents' shape, or not finite.
+        OSError: The file cannot be read.
+    """
+    path = request.initial_latents
+    assert path is not None
+    try:
+        noise = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a .npy array: {error}") from error
+    if noise.shape != latents_shape:
+        raise ValueError(f"{path} has shape {noise.shape}, this model and size need {latents_shape}")
+    if noise.dtype.kind != "f" or not np.isfinite(noise).all():
+        raise ValueError(f"{path} must hold finite floating-point numbers")
+    return np.ascontiguousarray(noise, dtype=np.float32)

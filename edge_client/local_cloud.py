@@ -1,0 +1,106 @@
+"""A cloud service of the edge's own: a process on a free loopback port, gone with its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+
+from wire.errors import NotServing
+
+LISTENING = re.compile(r"cloud-service listening on (\S+) metrics on (\S+)")
+LOG_LINES_KEPT = 20
+STOP_SECONDS = 5.0
+
+
+class LocalCloud:
+    """A running `cloud-service serve`. Make one with `await LocalCloud.start(...)`, end it with `stop()`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.address = ""
+        self.metrics_address = ""
+        self._log: deque[str] = deque(maxlen=LOG_LINES_KEPT)
+        self._readers: list[asyncio.Task[None]] = []
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, model: str | None, *, device: str, dtype: str) -> LocalCloud:
+        """Start the service; it may still be loading its model when this returns.
+
+        Args:
+            model: Folder or hub id; None for the bundled one.
+            device: As `cloud-service serve --device`.
+            dtype: As `cloud-service serve --dtype`.
+
+        Raises:
+            NotServing: It ended at once, with its own last words.
+        """
+        command = [sys.executable, "-m", "cloud_service", "serve", "--listen", "127.0.0.1:0"]
+        command += ["--metrics-listen", "127.0.0.1:0", "--device", device, "--dtype", dtype, "--exit-with-stdin"]
+        command += [] if model is None else ["--model", model]
+        # A session of its own: Ctrl-C reaches the edge, which closes its session before it stops the service.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
+        local = cls(process)
+        try:
+            await local._listening()
+        except BaseException:
+            await local.stop()
+            raise
+        return local
+
+    async def _listening(self) -> None:
+        """Wait for the service's first line, which names its ports."""
+        process = self._process
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._readers = [asyncio.create_task(_keep(process.stderr, self._log))]
+        line = (await process.stdout.readline()).decode(errors="replace")
+        match = LISTENING.search(line)
+        if match is None:
+            raise await self.wait_failed()
+        self.address, self.metrics_address = match[1], match[2]
+        self._readers.append(asyncio.create_task(_keep(process.stdout, deque(maxlen=1))))
+
+    async def wait_failed(self) -> NotServing:
+        """Wait until the process ends by itself; return why."""
+        await self._process.wait()
+        await asyncio.gather(*self._readers)
+        return NotServing(last_words(self._log, f"the cloud service ended with code {self._process.returncode}"))
+
+    async def stop(self) -> None:
+        """End the process: politely, then by force."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+            except TimeoutError:
+                self._process.kill()  # also ends a process that SIGSTOP holds
+                await self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        await asyncio.gather(*self._readers)
+
+
+async def _keep(stream: asyncio.StreamReader, log: deque[str]) -> None:
+    """Read a stream to its end, so that its writer never blocks, and keep the newest lines."""
+    while line := await stream.readline():
+        log.append(line.decode(errors="replace").rstrip())
+
+
+def last_words(log: deque[str], otherwise: str) -> str:
+    """Return the service's own `error:` line, if it wrote one."""
+    for line in reversed(log):
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    return otherwise

@@ -1,0 +1,91 @@
+"""The command line's options, said once for every command that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path, dir_okay=False)
+INPUT_FILE = click.Path(path_type=Path, dir_okay=False, exists=True, readable=True)
+
+# Options of the plan; None leaves the choice to the mode.
+PLAN_OPTIONS = (
+    click.option("--num-inference-steps", type=int, help="Denoising steps, cloud and edge together.  [default: 50]"),
+    click.option("--steps", metavar="40,10", help="Split as Hybrid SD writes it: cloud steps, edge steps."),
+    click.option("--handoff-step", type=int, help="First step of the edge model; the step count means never."),
+    click.option("--warmup-steps", type=int, help="ecdiff: real evaluations at the start (p).  [default: 7 of 50]"),
+    click.option(
+        "--skip-interval", type=int, help="ecdiff: extrapolated steps between two real ones (k).  [default: 2]"
+    ),
+    click.option("--smoothing", type=float, help="ecdiff: weight of the gradient (a).  [default: 0.3]"),
+    click.option("--predictor", help="ecdiff: how a step is extrapolated: ecdiff, linear or reuse.  [default: ecdiff]"),
+    click.option("--refresh", help="ecdiff: when the cloud evaluates: fixed or always.  [default: fixed]"),
+    click.option("--max-cloud-calls", type=int, help="Hard bound on evaluations in the cloud; hands off earlier."),
+)
+PICTURE_OPTIONS = (
+    click.option("--scheduler", default="ddim", show_default=True, help="Update rule of the sampler."),
+    click.option(
+        "--guidance-scale",
+        type=float,
+        help="Classifier-free guidance weight; 1 turns it off.  [default: the bundled pair's, else 7.5]",
+    ),
+    click.option("--guidance-rescale", type=float, default=0.0, show_default=True, help="0..1, against overexposure."),
+    click.option("--negative-prompt", default="", help="What to avoid."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Picture j of a batch uses seed + j."),
+    click.option("--height", type=int, help="Picture height in pixels.  [default: the model's]"),
+    click.option("--width", type=int, help="Picture width in pixels.  [default: the model's]"),
+    click.option(
+        "--latents-codec",
+        type=click.Choice(["raw", "zstd", "int8-block"]),
+        default="zstd",
+        show_default=True,
+        help="How latents travel; int8-block is lossy.",
+    ),
+)
+MODEL_OPTIONS = (
+    click.option(
+        "--cloud-model",
+        metavar="PATH_OR_ID",
+        help="Large model, for a cloud service of its own.  [default: the bundled one]",
+    ),
+    click.option("--edge-model", metavar="PATH_OR_ID", help="Small model.  [default: the bundled one]"),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), default="auto", show_default=True
+    ),
+)
+CLOUD_OPTIONS = (
+    click.option(
+        "--cloud",
+        metavar="HOST:PORT[,HOST:PORT]",
+        help="Running cloud services, in order of preference. Without it one is started, and stopped again.",
+    ),
+    click.option("--auth-token-file", type=INPUT_FILE, help="File with the bearer token that the cloud asks for."),
+    click.option("--allow-plaintext-token", is_flag=True, help="Send the token unencrypted to another host."),
+    click.option("--tls-ca", type=INPUT_FILE, help="Certificate authority of the cloud; turns TLS on."),
+    click.option("--tls-cert", type=INPUT_FILE, help="Client certificate, where the cloud asks for one."),
+    click.option("--tls-key", type=INPUT_FILE, help="Key of the client certificate."),
+    click.option(
+        "--cloud-timeout",
+        type=float,
+        default=3.0,
+        show_default=True,
+        help="Seconds of silence after which the cloud is lost and the edge goes on alone.",
+    ),
+)
+
+
+def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """Return a decorator that adds the groups' options, in order."""
+
+    def decorate(command: Command) -> Command:
+        for group in reversed(groups):
+            for option in reversed(group):
+                command = option(command)
+        return command
+
+    return decorate

@@ -1,0 +1,91 @@
+"""What a user asks for: one generation, checked before anything is started."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.plan import CLOUD_MODES, PlanOptions, make_plan
+from wire.messages import Codec, Plan
+
+# Which codecs the edge offers for `--latents-codec`, the wanted one first. Lossy ones only when asked for.
+CODEC_OFFERS: dict[str, tuple[Codec, ...]] = {
+    "raw": (Codec.RAW,),
+    "zstd": (Codec.ZSTD, Codec.RAW),
+    "int8-block": (Codec.INT8_BLOCK,),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One generation.
+
+    Attributes:
+        prompt: What to draw.
+        mode: `cloud`, `edge`, `split` or `ecdiff`.
+        plan_options: Step count and whatever the user fixed of the plan.
+        guidance_scale: Classifier-free guidance weight; above 1 it is on.
+        guidance_rescale: 0..1, arXiv 2305.08891.
+        negative_prompt: What to avoid.
+        seed: Picture j draws its noise from `seed + j`.
+        height: Picture pixels; None for the model's default.
+        width: Picture pixels; None for the model's default.
+        num_images: Pictures in one batch.
+        scheduler: Name of the update rule.
+        initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
+        latents_codec: `raw`, `zstd` or `int8-block`.
+
+    Raises:
+        ValueError: With the name and the value of whatever does not fit.
+    """
+
+    prompt: str
+    mode: str = "ecdiff"
+    plan_options: PlanOptions = field(default_factory=PlanOptions)
+    guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0
+    negative_prompt: str = ""
+    seed: int = 0
+    height: int | None = None
+    width: int | None = None
+    num_images: int = 1
+    scheduler: str = "ddim"
+    initial_latents: Path | None = None
+    latents_codec: str = "zstd"
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise ValueError('the prompt is empty: say what to draw, for example "red apple, fluent style"')
+        for name, low, high in (("guidance_scale", 0.0, 100.0), ("guidance_rescale", 0.0, 1.0)):
+            value = getattr(self, name)
+            if not math.isfinite(value) or not low <= value <= high:
+                raise ValueError(f"{name} must lie in {low:g}..{high:g}, not {value}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0..2^63-1, not {self.seed}")
+        if self.num_images < 1:
+            raise ValueError(f"num_images must be at least 1, not {self.num_images}")
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 pixel, not {value}")
+        if self.latents_codec not in CODEC_OFFERS:
+            raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
+        _ = self.plan
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of this mode with these options."""
+        return make_plan(self.mode, self.plan_options)
+
+    @property
+    def uses_cloud(self) -> bool:
+        """Whether the mode needs a cloud service."""
+        return self.mode in CLOUD_MODES
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step evaluates two rows a picture, as in diffusers."""
+        return self.guidance_scale > 1.0
