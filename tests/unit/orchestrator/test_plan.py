@@ -1,0 +1,100 @@
+"""Plans: what each mode means, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.plan import PlanOptions, make_plan, parse_split, step_sources
+from wire.messages import Plan, Source
+
+
+def letters(plan: Plan) -> str:
+    return "".join(source.letter for source in step_sources(plan))
+
+
+def test_ecdiff_plan_at_50_steps_is_the_papers() -> None:
+    plan = make_plan("ecdiff", PlanOptions())
+    assert letters(plan) == "CCCCCCCxxCxxCxxCxxCxxCxxCxxCxxCxxCxxCeeeeeeeeeeeee"
+    assert (plan.smoothing, plan.predictor) == (0.3, "ecdiff")
+
+
+@pytest.mark.parametrize(
+    ("warmup_steps", "skip_interval", "handoff_step", "num_cloud"),
+    [(7, 2, 37, 17), (7, 2, 50, 21), (6, 5, 50, 13), (10, 3, 50, 20)],
+)
+def test_ecdiff_call_counts_are_the_papers(
+    warmup_steps: int, skip_interval: int, handoff_step: int, num_cloud: int
+) -> None:
+    options = PlanOptions(warmup_steps=warmup_steps, skip_interval=skip_interval, handoff_step=handoff_step)
+    assert step_sources(make_plan("ecdiff", options)).count(Source.CLOUD) == num_cloud
+
+
+def test_ecdiff_parameters_scale_with_the_step_count() -> None:
+    plan = make_plan("ecdiff", PlanOptions(num_inference_steps=20))
+    assert (plan.warmup_steps, plan.skip_interval, plan.handoff_step) == (3, 2, 15)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 1000])
+@pytest.mark.parametrize("mode", ["cloud", "edge", "split", "ecdiff"])
+def test_every_mode_has_a_plan_for_any_step_count(mode: str, steps: int) -> None:
+    assert len(step_sources(make_plan(mode, PlanOptions(num_inference_steps=steps)))) == steps
+
+
+def test_cloud_and_edge_use_one_model() -> None:
+    assert letters(make_plan("cloud", PlanOptions(num_inference_steps=5))) == "CCCCC"
+    assert letters(make_plan("edge", PlanOptions(num_inference_steps=5))) == "eeeee"
+
+
+def test_split_hands_off_at_four_fifths_or_where_told() -> None:
+    assert letters(make_plan("split", PlanOptions(num_inference_steps=10))) == "CCCCCCCCee"
+    assert letters(make_plan("split", PlanOptions(num_inference_steps=10, handoff_step=3))) == "CCCeeeeeee"
+
+
+def test_handoff_below_the_warmup_and_zero_smoothing_and_zero_skip_are_legal() -> None:
+    plan = make_plan("ecdiff", PlanOptions(num_inference_steps=10, handoff_step=1, warmup_steps=5))
+    assert letters(plan) == "Ceeeeeeeee"
+    plan = make_plan("ecdiff", PlanOptions(num_inference_steps=6, smoothing=0.0, skip_interval=0, handoff_step=6))
+    assert letters(plan) == "CCCCCC"
+
+
+def test_max_cloud_calls_hands_off_before_the_call_that_would_exceed_it() -> None:
+    plan = make_plan("ecdiff", PlanOptions(max_cloud_calls=10))
+    assert letters(plan) == "CCCCCCCxxCxxCxxCxx" + "e" * 32
+    assert make_plan("cloud", PlanOptions(max_cloud_calls=0)).handoff_step == 0
+
+
+def test_max_cloud_calls_never_moves_an_explicit_handoff_step() -> None:
+    with pytest.raises(ValueError, match="handoff_step 40 needs 40 cloud calls but max_cloud_calls is 5"):
+        make_plan("split", PlanOptions(handoff_step=40, max_cloud_calls=5))
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "text"),
+    [
+        ("nearly", PlanOptions(), "unknown mode 'nearly'"),
+        ("ecdiff", PlanOptions(warmup_steps=1), "warmup_steps must be at least 2"),
+        ("ecdiff", PlanOptions(skip_interval=-1), "skip_interval must not be negative"),
+        ("ecdiff", PlanOptions(smoothing=float("nan")), "smoothing must lie in"),
+        ("ecdiff", PlanOptions(refresh="sometimes"), "unknown refresh 'sometimes'"),
+        ("split", PlanOptions(handoff_step=51), "handoff_step must lie in 0..50"),
+        ("split", PlanOptions(handoff_step=-1), "handoff_step must lie in 0..50"),
+        ("cloud", PlanOptions(num_inference_steps=0), "num_inference_steps must be at least 1"),
+        ("cloud", PlanOptions(warmup_steps=3), "warmup_steps belongs to mode ecdiff"),
+        ("edge", PlanOptions(handoff_step=3), "mode edge has no handoff"),
+        ("cloud", PlanOptions(max_cloud_calls=-1), "max_cloud_calls must not be negative"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_value(mode: str, options: PlanOptions, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        make_plan(mode, options)
+
+
+def test_split_is_read_as_hybrid_sd_writes_it() -> None:
+    assert parse_split("40,10") == (40, 10)
+    assert parse_split("0, 5") == (0, 5)
+
+
+@pytest.mark.parametrize("text", ["40", "40,", "a,b", "-1,5", "0,0", "1,2,3", ""])
+def test_a_split_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="steps must"):
+        parse_split(text)
