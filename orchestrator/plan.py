@@ -15,6 +15,8 @@ from wire.messages import Plan, Source
 MODES = ("cloud", "edge", "split", "ecdiff")
 CLOUD_MODES = ("cloud", "split", "ecdiff")
 
+# What the cloud can extrapolate with; the mathematics is in diffusion/predictors.py.
+PREDICTORS = ("reuse", "ecdiff", "linear")
 DEFAULT_NUM_INFERENCE_STEPS = 50
 PAPER_STEPS = 50
 PAPER_WARMUP_STEPS = 7
@@ -82,6 +84,10 @@ def _ecdiff(options: PlanOptions) -> Plan:
     steps = options.num_inference_steps
     scale = steps / PAPER_STEPS
 
+    predictor = options.predictor or "ecdiff"
+    if predictor not in PREDICTORS:
+        raise ValueError(f"unknown predictor {predictor!r}; choose one of {', '.join(PREDICTORS)}")
+
     def pick(value: T | None, default: T) -> T:
         return default if value is None else value
 
@@ -91,7 +97,7 @@ def _ecdiff(options: PlanOptions) -> Plan:
         refresh=pick(options.refresh, "fixed"),
         warmup_steps=pick(options.warmup_steps, max(2, round(PAPER_WARMUP_STEPS * scale))),
         skip_interval=pick(options.skip_interval, PAPER_SKIP_INTERVAL),
-        predictor=pick(options.predictor, "ecdiff"),
+        predictor=predictor,
         smoothing=pick(options.smoothing, PAPER_SMOOTHING),
     )
 
@@ -99,12 +105,10 @@ def _ecdiff(options: PlanOptions) -> Plan:
 def _within_cloud_calls(plan: Plan, options: PlanOptions) -> Plan:
     """Hand off before the first real evaluation that the bound forbids."""
     bound = options.max_cloud_calls
-    if bound is None:
-        return plan
-    if bound < 0:
+    if bound is not None and bound < 0:
         raise ValueError(f"max_cloud_calls must not be negative, not {bound}")
     real_steps = [i for i, source in enumerate(step_sources(plan)) if source is Source.CLOUD]
-    if len(real_steps) <= bound:
+    if bound is None or len(real_steps) <= bound:
         return plan
     if options.handoff_step is not None:
         raise ValueError(

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.plan import PlanOptions, make_plan, parse_split, step_sources
+from diffusion.predictors import PREDICTORS as REGISTRY
+from orchestrator.plan import PREDICTORS, PlanOptions, make_plan, parse_split, step_sources
 from wire.messages import Plan, Source
+
+
+def test_every_planned_predictor_exists() -> None:
+    assert set(PREDICTORS) == set(REGISTRY)
 
 
 def letters(plan: Plan) -> str:
@@ -76,6 +81,7 @@ def test_max_cloud_calls_never_moves_an_explicit_handoff_step() -> None:
         ("ecdiff", PlanOptions(skip_interval=-1), "skip_interval must not be negative"),
         ("ecdiff", PlanOptions(smoothing=float("nan")), "smoothing must lie in"),
         ("ecdiff", PlanOptions(refresh="sometimes"), "unknown refresh 'sometimes'"),
+        ("ecdiff", PlanOptions(predictor="oracle"), "unknown predictor 'oracle'"),
         ("split", PlanOptions(handoff_step=51), "handoff_step must lie in 0..50"),
         ("split", PlanOptions(handoff_step=-1), "handoff_step must lie in 0..50"),
         ("cloud", PlanOptions(num_inference_steps=0), "num_inference_steps must be at least 1"),
