@@ -112,7 +112,7 @@ class Zstd:
         except zstandard.ZstdError as error:
             raise CorruptTensor(f"a zstd frame does not decompress: {error}") from error
         planes = np.frombuffer(shuffled, dtype=np.uint8).reshape(dtype.itemsize, num_elements)
-        return np.ascontiguousarray(planes.T).reshape(-1).view(dtype)
+        return planes.T.copy(order="C").reshape(-1).view(dtype)
 
 
 class Int8Block:

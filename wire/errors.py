@@ -21,6 +21,7 @@ Two classes may share a status code, so the class travels by name in the trailin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ import grpc
 
 ERROR_KEY = "ecdiff-error"
 RETRY_AFTER_KEY = "ecdiff-retry-after-ms"
+_MILLISECONDS = re.compile("[0-9]{1,8}")
 
 
 class EcdiffError(Exception):
@@ -180,6 +182,7 @@ def from_status(
     cls = _BY_NAME.get(metadata.get(ERROR_KEY, ""), _BY_STATUS.get(code, EcdiffError))
     text = (details or code.name.lower().replace("_", " ")).splitlines()[0]
     if cls is Busy:
-        milliseconds = metadata.get(RETRY_AFTER_KEY, "1000")
-        return Busy(text, int(milliseconds) / 1000 if milliseconds.isdigit() else 1.0)
+        milliseconds = metadata.get(RETRY_AFTER_KEY, "")
+        # Remote text: what is no plain number of at most a day falls back to Busy's own second.
+        return Busy(text, int(milliseconds) / 1000) if _MILLISECONDS.fullmatch(milliseconds) else Busy(text)
     return cls(text)
