@@ -9,7 +9,7 @@ from typing import Any
 
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
-from orchestrator.link import LinkEstimate
+from orchestrator.link import LinkEstimate, nearest_rank
 from wire.messages import HandedOff, Source, Step, Totals
 from wire.tensors import CodecEvent
 
@@ -24,7 +24,7 @@ SECONDS = (
     "edge_compute",
     "decode",
 )
-HANDOFF_STAGES = ("cloud_encode", "transit", "edge_decode", "edge_start", "total")
+QUANTILES = {"min": 0.0, "p50": 0.5, "p95": 0.95}
 
 Report = dict[str, Any]
 
@@ -184,10 +184,9 @@ class Recorder:
             "seconds": {name: round(value, 6) for name, value in self.seconds.items()},
             "handoff_seconds": {name: round(value, 6) for name, value in self.handoff_stages.items()},
             "network": {
-                "rtt_seconds": {
-                    "min": round(self.link.rtt_quantile_seconds(0.0), 6),
-                    "p50": round(self.link.rtt_quantile_seconds(0.5), 6),
-                    "p95": round(self.link.rtt_quantile_seconds(0.95), 6),
+                "rtt_seconds": {name: round(self.link.rtt_quantile_seconds(q), 6) for name, q in QUANTILES.items()},
+                "latents_transit_seconds": {
+                    name: round(nearest_rank(self.transit_seconds, q), 6) for name, q in QUANTILES.items()
                 },
                 "clock_offset_seconds": round(self.link.clock_offset_seconds, 6),
                 "clock_offset_uncertainty_seconds": round(uncertainty, 6) if math.isfinite(uncertainty) else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -71,11 +72,8 @@ class LinkEstimate:
         return self._fastest().rtt_seconds / 2 if self._recent else math.inf
 
     def rtt_quantile_seconds(self, quantile: float) -> float:
-        """Return the round trip at `quantile` in 0..1 (nearest rank); 0 before the first probe."""
-        if not self._rtts:
-            return 0.0
-        ordered = sorted(self._rtts)
-        return ordered[min(len(ordered) - 1, math.floor(quantile * len(ordered)))]
+        """Return the round trip at `quantile` in 0..1; 0 before the first probe."""
+        return nearest_rank(self._rtts, quantile)
 
     def one_way_seconds(self, sent_at: float, received_at: float) -> float:
         """Time from the server's `sent_at` to the client's `received_at`, floored at 0."""
@@ -94,3 +92,9 @@ class LinkEstimate:
 
     def _fastest(self) -> ProbeSample:
         return min(self._recent, key=lambda sample: sample.rtt_seconds)
+
+
+def nearest_rank(values: Collection[float], quantile: float) -> float:
+    """Return the value at `quantile` in 0..1 (nearest rank); 0 if there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.floor(quantile * len(ordered)))] if ordered else 0.0
