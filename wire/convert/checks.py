@@ -81,16 +81,16 @@ def json_object(value: str, what: str) -> str:
     return value
 
 
-def same_version(version: int, other_end: str) -> None:
+def same_version(version: int, *, other_end: str, this_end: str) -> None:
     """Compare the other end's protocol version with this one's.
 
     Raises:
-        VersionMismatch: They differ; the text says which is which and what to do.
+        VersionMismatch: They differ; the text says which end is older and what to do, on either terminal.
     """
     if version != PROTOCOL_VERSION:
-        older = other_end if version < PROTOCOL_VERSION else "this end"
+        older = other_end if version < PROTOCOL_VERSION else this_end
         raise VersionMismatch(
-            f"{other_end} speaks protocol version {version}, this end speaks {PROTOCOL_VERSION}: "
+            f"{other_end} speaks protocol version {version}, {this_end} speaks {PROTOCOL_VERSION}: "
             f"install the same ecdiff release on both ends ({older} is older)"
         )
 

@@ -102,7 +102,7 @@ def decode_open_header(message: pb.ClientMessage) -> OpenHeader:
     if message.WhichOneof("message") != "open":
         raise ProtocolError("the first message of a stream must be Open")
     opening = message.open
-    checks.same_version(opening.protocol_version, "the client")
+    checks.same_version(opening.protocol_version, other_end="the edge", this_end="the cloud")
     checks.require(opening.HasField("plan"), "Open has no plan")
     return OpenHeader(
         request_id=checks.text(opening.request_id, "request_id", min_chars=1, max_chars=checks.MAX_ID_CHARS),

@@ -32,7 +32,7 @@ def decode_description(message: pb.DescribeResponse) -> Description:
         VersionMismatch: The service speaks another protocol version; nothing else was read.
         ProtocolError: A value is missing, unknown or out of range.
     """
-    checks.same_version(message.protocol_version, "the cloud")
+    checks.same_version(message.protocol_version, other_end="the cloud", this_end="the edge")
     try:
         return _decode(message)
     except InvalidRequest as error:

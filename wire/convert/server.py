@@ -149,7 +149,7 @@ def _encode_opened(message: Opened, writer: TensorWriter) -> pb.Opened:
 
 
 def _decode_opened(message: pb.Opened, reader: TensorReader) -> Opened:
-    checks.same_version(message.protocol_version, "the cloud")
+    checks.same_version(message.protocol_version, other_end="the cloud", this_end="the edge")
     checks.require(message.HasField("model"), "Opened has no model")
     num_steps = checks.count(len(message.timesteps), "the number of timesteps", low=1, high=checks.MAX_STEPS)
     checks.require(

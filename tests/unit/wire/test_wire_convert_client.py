@@ -1,0 +1,312 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from wire_samples import CLIENT_MESSAGES, CLIENT_SPECS, EMBEDS, OPEN, PLAN, SHAPE, STATE, gaussian, plain, spec
+
+from protos import ecdiff_v1_pb2 as pb
+from wire.codecs import LOSSLESS_CODECS
+from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_client
+from wire.errors import InvalidRequest, InvalidTensor, ModelError, ProtocolError, VersionMismatch
+from wire.messages import Codec, Correct, Noise, Open, PromptEmbeds, PromptText, Scaling, Seed, State
+
+NAMES = [type(message).__name__ for message in CLIENT_MESSAGES]
+
+
+def encoded(message=OPEN, codec=Codec.RAW):
+    return encode_client(message, codec=codec)
+
+
+def opening(**changes):
+    """Open as protobuf, with some fields overwritten the way a hostile client would."""
+    message = encoded()
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        target = message.open
+        for part in path:
+            target = getattr(target, part)
+        setattr(target, last, value)
+    return message
+
+
+def decode(message, specs=CLIENT_SPECS, observe=None):
+    return decode_client(message, specs=specs, observe=observe)
+
+
+# ------------------------------------------------------------------------------------ round trips
+
+
+@pytest.mark.parametrize("message", CLIENT_MESSAGES, ids=NAMES)
+@pytest.mark.parametrize("codec", sorted(LOSSLESS_CODECS, key=lambda codec: codec.value))
+def test_messages_survive_the_journey(message, codec):
+    parsed = pb.ClientMessage.FromString(encoded(message, codec).SerializeToString())
+    assert plain(decode(parsed)) == plain(message)
+
+
+def test_the_samples_cover_every_kind_and_every_field():
+    kinds = {encoded(message).WhichOneof("message") for message in CLIENT_MESSAGES}
+    assert kinds == {field.name for field in pb.ClientMessage.DESCRIPTOR.fields} - {"fragment"}
+    told = {field.name for message in CLIENT_MESSAGES[:3] for field, _ in encoded(message).open.ListFields()}
+    # OPEN says no to latents and grants no credit, which is what proto3 leaves out.
+    assert told == {field.name for field in pb.Open.DESCRIPTOR.fields} - {"stream_latents", "credit"}
+
+
+def test_defaults_survive_the_journey():
+    message = Open(request_id="r", conditioning=PromptText(prompt=""), start=Seed(seed=0), plan=PLAN)
+    assert decode(encoded(message)) == message
+
+
+def test_a_lossy_codec_is_for_latents_only():
+    message = dataclasses.replace(OPEN, conditioning=EMBEDS, start=Noise(noise=gaussian()))
+    decoded = decode(encoded(message, Codec.INT8_BLOCK))
+    assert plain(decoded) == plain(message)
+    correct = Correct(step_index=1, latents=gaussian())
+    assert encoded(correct, Codec.INT8_BLOCK).correct.latents.codec == pb.CODEC_INT8_BLOCK
+
+
+def test_every_tensor_is_observed():
+    events = []
+    message = dataclasses.replace(OPEN, conditioning=EMBEDS, start=STATE)
+    sent = encode_client(message, codec=Codec.ZSTD, observe=events.append)
+    decode(sent, observe=events.append)
+    scalings = [Scaling.EMBEDDING] * 2 + [Scaling.SCHEDULER] * 2
+    for operation in ("encode", "decode"):
+        seen = [event.scaling for event in events if event.operation == operation]
+        assert sorted(seen, key=lambda scaling: -scaling.value) == scalings
+
+
+def test_latents_that_are_not_finite_are_not_sent():
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        encoded(Correct(step_index=1, latents=gaussian() * np.float32(math.inf)))
+
+
+# ------------------------------------------------------------------------------- version and header
+
+
+def test_the_version_is_checked_before_anything_else():
+    message = pb.ClientMessage(open=pb.Open(protocol_version=7))
+    text = (
+        "the edge speaks protocol version 7, the cloud speaks 1: "
+        r"install the same ecdiff release on both ends \(the cloud is older\)"
+    )
+    for look in (decode_open_header, decode):
+        with pytest.raises(VersionMismatch, match=text):
+            look(message)
+
+
+def test_the_header_needs_no_tensor():
+    message = opening()
+    message.open.embeds.prompt_embeds.data = b"hostile"
+    message.open.start.noise.raw_bytes = 2**64 - 1
+    header = decode_open_header(message)
+    assert header.prompt_chars == 0
+    assert (header.height, header.width, header.num_images, header.num_inference_steps) == (64, 128, 3, 50)
+    assert header.codecs == (Codec.INT8_BLOCK, Codec.RAW)
+    with pytest.raises(InvalidTensor):
+        decode(message)
+
+
+def test_the_header_tells_the_longer_prompt():
+    assert decode_open_header(opening()).prompt_chars == len(OPEN.conditioning.prompt)
+    assert decode_open_header(opening(text__negative_prompt="x" * 5000)).prompt_chars == 5000
+
+
+@pytest.mark.parametrize("message", CLIENT_MESSAGES[3:], ids=NAMES[3:])
+def test_a_stream_begins_with_open(message):
+    with pytest.raises(ProtocolError, match="the first message of a stream must be Open"):
+        decode_open_header(encoded(message))
+
+
+def test_unknown_codecs_in_an_offer_are_passed_over():
+    message = opening()
+    message.open.ClearField("codecs")
+    message.open.codecs.extend([99, pb.CODEC_ZSTD, 0, pb.CODEC_ZSTD, pb.CODEC_RAW])
+    assert decode_open_header(message).codecs == (Codec.ZSTD, Codec.RAW)
+
+
+@pytest.mark.parametrize(
+    ("codecs", "text"),
+    [([], "lists nothing that is known"), ([0, 99], "lists nothing that is known"), ([1] * 65, "lists 65 items")],
+)
+def test_an_offer_without_a_codec_is_refused(codecs, text):
+    message = opening()
+    message.open.ClearField("codecs")
+    message.open.codecs.extend(codecs)
+    with pytest.raises(InvalidRequest, match=text):
+        decode_open_header(message)
+
+
+# ------------------------------------------------------------------------------------- bad values
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"request_id": ""}, r"request_id must have 1\.\.128 characters"),
+        ({"request_id": "x" * 129}, r"request_id must have 1\.\.128 characters"),
+        ({"request_id": "a\nlevel=error forged"}, "request_id must be printable"),
+        ({"model": "x" * 257}, "model must have"),
+        ({"scheduler": "\x1b[2J"}, "scheduler must be printable"),
+        ({"height": 65537}, r"height must be in 0\.\.65536, not 65537"),
+        ({"width": 2**32 - 1}, "width must be in"),
+        ({"num_images": 0}, "num_images must be in 1"),
+        ({"guidance_scale": math.nan}, "guidance_scale must be finite"),
+        ({"guidance_scale": math.inf}, "guidance_scale must be finite"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be finite in 0"),
+        ({"guidance_rescale": 1.5}, r"guidance_rescale must be finite in 0\.\.1, not 1.5"),
+        ({"credit": 1025}, r"credit must be in 0\.\.1024"),
+        ({"deadline_seconds": -0.5}, "deadline_seconds must be"),
+        ({"deadline_seconds": math.nan}, "deadline_seconds must be"),
+        ({"deadline_seconds": 1e300}, "deadline_seconds must be"),
+        ({"start__seed": 2**64 - 1}, r"seed \+ num_images - 1 must be below 2\*\*64"),
+        ({"plan__num_inference_steps": 0}, "num_inference_steps must be at least 1, not 0"),
+        ({"plan__handoff_step": 51}, r"the plan: handoff_step must lie in 0\.\.50"),
+        ({"plan__warmup_steps": 1}, "the plan: warmup_steps must be at least 2"),
+        ({"plan__smoothing": math.nan}, "the plan: smoothing must lie in"),
+        ({"plan__smoothing": -0.1}, "the plan: smoothing must lie in"),
+        ({"plan__refresh": ""}, "refresh must have"),
+        ({"plan__predictor": "x" * 257}, "predictor must have"),
+    ],
+)
+def test_values_out_of_range_are_invalid_requests(changes, text):
+    with pytest.raises(InvalidRequest, match=text) as caught:
+        decode(opening(**changes))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("plan", "Open has no plan"),
+        ("text", "neither a prompt nor embeddings"),
+        ("start", "nothing of where to start"),
+    ],
+)
+def test_what_open_must_have_is_named(field, text):
+    message = opening()
+    message.open.ClearField(field)
+    with pytest.raises(InvalidRequest, match=text):
+        decode(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (pb.ClientMessage(), "no known kind"),
+        (pb.ClientMessage(credit=pb.Credit(count=0)), r"credit must be in 1\.\.1024, not 0"),
+        (pb.ClientMessage(credit=pb.Credit(count=2**32 - 1)), "credit must be in"),
+        (pb.ClientMessage(ping=pb.Ping(t0=math.nan)), "t0 must be finite, not nan"),
+        (pb.ClientMessage(ping=pb.Ping(t0=-math.inf)), "t0 must be finite, not -inf"),
+        (pb.ClientMessage(correct=pb.Correct(step_index=3)), "Correct has no latents"),
+        (encoded(Correct(step_index=1000, latents=gaussian())), r"step_index must be in 0\.\.999, not 1000"),
+    ],
+)
+def test_other_messages_are_checked_too(message, text):
+    with pytest.raises(InvalidRequest, match=text):
+        decode(message)
+
+
+def test_a_fragment_is_no_message():
+    with pytest.raises(ProtocolError, match="a fragment where a whole message is due"):
+        decode(pb.ClientMessage(fragment=pb.Fragment(total_bytes=1, data=b"x")))
+
+
+def test_the_plan_bounds_the_step_of_a_correction():
+    specs = dataclasses.replace(CLIENT_SPECS, num_inference_steps=50)
+    assert decode(encoded(Correct(step_index=49, latents=gaussian())), specs).step_index == 49
+    with pytest.raises(InvalidRequest, match=r"in 0\.\.49, not 50"):
+        decode(encoded(Correct(step_index=50, latents=gaussian())), specs)
+
+
+# ----------------------------------------------------------------------------------------- tensors
+
+
+def with_state(**changes):
+    return encoded(dataclasses.replace(OPEN, start=dataclasses.replace(STATE, **changes)))
+
+
+def test_a_start_beyond_the_plan_is_refused():
+    assert decode(with_state(step_index=49)).start.step_index == 49
+    for step_index in (50, 51, 2**32 - 1):
+        with pytest.raises(InvalidRequest, match=f"a start at step {step_index} of 50 leaves nothing to run"):
+            decode(with_state(step_index=step_index))
+
+
+def test_a_state_needs_latents():
+    message = with_state()
+    message.open.start.state.ClearField("latents")
+    with pytest.raises(InvalidRequest, match="a state without latents"):
+        decode(message)
+
+
+def test_scheduler_state_is_bounded():
+    eight = {f"tensor {number}": gaussian(seed=number) for number in range(8)}
+    assert len(decode(with_state(scheduler_state=eight)).start.scheduler_state) == 8
+    with pytest.raises(InvalidRequest, match="scheduler_state holds 9 tensors, the cap is 8"):
+        decode(with_state(scheduler_state={**eight, "ninth": gaussian()}))
+    for key in ("", "x" * 65, "a\x00b"):
+        with pytest.raises(InvalidRequest, match="a scheduler_state key must"):
+            decode(with_state(scheduler_state={key: gaussian()}))
+    with pytest.raises(InvalidTensor, match="scheduler_state history must have the shape"):
+        decode(with_state(scheduler_state={"history": gaussian(shape=(1, 4, 4, 16))}))
+
+
+@pytest.mark.parametrize("name", ["latents", "noise", "embeds"])
+def test_tensors_that_are_not_welcome_are_refused(name):
+    message = {
+        "latents": Correct(step_index=1, latents=gaussian()),
+        "noise": dataclasses.replace(OPEN, start=Noise(noise=gaussian())),
+        "embeds": dataclasses.replace(OPEN, conditioning=EMBEDS),
+    }[name]
+    with pytest.raises(InvalidTensor, match="no such tensor is welcome here"):
+        decode(encoded(message), dataclasses.replace(CLIENT_SPECS, **{name: None}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"), [((1, 4, 8, 9), "noise"), ((2, 4, 8, 8), "noise"), ((4, 8, 8), "noise must have 4 dimensions")]
+)
+def test_the_negotiated_shape_holds_for_noise(shape, text):
+    with pytest.raises(InvalidTensor, match=text):
+        decode(encoded(dataclasses.replace(OPEN, start=Noise(noise=gaussian(shape=shape)))))
+
+
+def test_scalings_are_never_guessed():
+    message = encoded(dataclasses.replace(OPEN, start=Noise(noise=gaussian())))
+    message.open.start.noise.scaling = pb.SCALING_SCHEDULER
+    with pytest.raises(InvalidTensor, match="noise must have scaling unit_noise"):
+        decode(message)
+
+
+def test_both_embeddings_have_one_shape_and_dtype():
+    positive = EMBEDS.prompt_embeds
+    for negative in (gaussian(shape=(1, 6, 16)), positive.astype(np.float16)):
+        embeds = PromptEmbeds(prompt_embeds=positive, negative_prompt_embeds=negative)
+        with pytest.raises(InvalidTensor, match="must have the same shape and dtype"):
+            decode(encoded(dataclasses.replace(OPEN, conditioning=embeds)))
+    message = encoded(dataclasses.replace(OPEN, conditioning=PromptEmbeds(prompt_embeds=positive)))
+    assert decode(message).conditioning.negative_prompt_embeds is None
+    message.open.embeds.ClearField("prompt_embeds")
+    with pytest.raises(InvalidRequest, match="embeddings without prompt_embeds"):
+        decode(message)
+
+
+def test_specs_of_the_wrong_scaling_are_a_mistake():
+    with pytest.raises(ValueError, match=r"the spec of noise must have Scaling\.UNIT_NOISE"):
+        ClientSpecs(noise=spec(Scaling.SCHEDULER))
+
+
+def test_cheap_checks_come_before_tensors():
+    message = with_state()
+    message.open.guidance_scale = math.nan
+    events = []
+    with pytest.raises(InvalidRequest, match="guidance_scale"):
+        decode(message, observe=events.append)
+    assert events == []
+
+
+def test_states_resume_bit_for_bit():
+    state = decode(with_state()).start
+    assert isinstance(state, State)
+    assert state.latents.shape == SHAPE
+    assert plain(state) == plain(STATE)
