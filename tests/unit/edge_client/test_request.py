@@ -1,0 +1,58 @@
+"""What a generation may ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge_client.client import parse_addresses
+from edge_client.request import CODEC_OFFERS, GenerationRequest
+from orchestrator.plan import PlanOptions
+from wire.messages import Codec
+
+
+def test_every_codec_can_be_asked_for_by_its_label() -> None:
+    assert set(CODEC_OFFERS) == {codec.label for codec in Codec}
+    assert all(offer[0].label == name for name, offer in CODEC_OFFERS.items())
+
+
+def test_lossy_codecs_are_never_offered_unasked() -> None:
+    assert all(Codec.INT8_BLOCK not in offer for name, offer in CODEC_OFFERS.items() if name != "int8-block")
+
+
+def test_guidance_is_on_above_one_as_in_diffusers() -> None:
+    assert not GenerationRequest(prompt="x", guidance_scale=1.0).guided
+    assert GenerationRequest(prompt="x", guidance_scale=1.01).guided
+
+
+def test_each_request_has_an_id_of_its_own() -> None:
+    assert GenerationRequest(prompt="x").request_id != GenerationRequest(prompt="x").request_id
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"prompt": "  "}, "the prompt is empty"),
+        ({"guidance_scale": float("inf")}, "guidance_scale must lie in 0..100"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale must lie in 0..1"),
+        ({"seed": -1}, "seed must lie in"),
+        ({"num_images": 0}, "num_images must be at least 1"),
+        ({"height": 0}, "height must be at least 1"),
+        ({"latents_codec": "gzip"}, "unknown codec 'gzip'"),
+        ({"mode": "split", "plan_options": PlanOptions(handoff_step=77)}, "handoff_step must lie in 0..50"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_value(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        GenerationRequest(**{"prompt": "x", **options})
+
+
+def test_addresses_are_read_in_order() -> None:
+    assert parse_addresses("a:1, [::1]:2") == ("a:1", "[::1]:2")
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:0", "host:99999", "a:1,,b:2"])
+def test_addresses_without_host_or_port_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--cloud must be HOST:PORT"):
+        parse_addresses(text)
