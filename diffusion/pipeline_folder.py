@@ -116,10 +116,11 @@ class PipelineFolder:
         Raises:
             ValueError: If weights are missing, damaged, or do not fit the configuration.
         """
-        # The two libraries name the argument and the file differently.
-        ours = part_class.__module__.startswith("diffusers")
-        variant, _ = self.weight_files(part, "diffusion_pytorch_model" if ours else "model")
-        arguments: dict[str, Any] = {"torch_dtype" if ours else "dtype": dtype}
+        from_diffusers = part_class.__module__.startswith("diffusers")
+        variant, _ = self.weight_files(part, "diffusion_pytorch_model" if from_diffusers else "model")
+        # Converted while it is read, a large network never stands in memory twice. transformers has
+        # renamed the argument between versions, and its parts are small.
+        arguments: dict[str, Any] = {"torch_dtype": dtype} if from_diffusers else {}
         try:
             with quiet_libraries():
                 network, report = part_class.from_pretrained(
@@ -131,14 +132,15 @@ class PipelineFolder:
                     output_loading_info=True,
                     **arguments,
                 )
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+                network = network.to(device=device, dtype=dtype)
+        except Exception as error:  # the libraries raise whatever a foreign file makes them stumble over
             raise ValueError(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
         missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
         if missing:
             raise ValueError(
                 f"{self.path / part} lacks {len(missing)} weights of its configuration, such as {missing[0]}"
             )
-        return network.to(device).eval().requires_grad_(False)
+        return network.eval().requires_grad_(False)
 
 
 def canonical_json(config: dict[str, Any]) -> str:

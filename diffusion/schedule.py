@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Schedule:
                 f"{steps} timesteps need {steps + 1} sigmas and {steps} alphas, "
                 f"not {len(self.sigmas)} and {len(self.alphas)}"
             )
-        if any(later >= earlier for earlier, later in zip(self.timesteps, self.timesteps[1:], strict=False)):
+        if any(later >= earlier for earlier, later in pairwise(self.timesteps)):
             raise ValueError("timesteps must fall strictly from step to step")
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from diffusion.schedule import Schedule
@@ -16,6 +17,8 @@ from diffusion.scheduler_config import (
 )
 
 __all__ = ["SCHEDULERS", "SchedulerConfig", "Stepper", "parse_scheduler_config", "scheduler_for"]
+
+_CLASSES: dict[str, Any] = {"DDIMScheduler": DDIMScheduler}
 
 
 class Stepper:
@@ -36,16 +39,13 @@ class Stepper:
     def __init__(
         self, class_name: str, config: Mapping[str, Any], num_inference_steps: int, device: torch.device | str = "cpu"
     ) -> None:
-        import diffusers
-
         self.class_name = class_name
         self.config: SchedulerConfig = checked_scheduler_config(class_name, config)
         self.device = torch.device(device)
         trained = self.config["num_train_timesteps"]
         if not 1 <= num_inference_steps <= trained:
             raise ValueError(f"num_inference_steps must lie in 1..{trained}, not {num_inference_steps}")
-        # The class name has passed the allow-list.
-        self._scheduler = getattr(diffusers, class_name).from_config(self.config)
+        self._scheduler = _CLASSES[class_name].from_config(self.config)
         self._scheduler.set_timesteps(num_inference_steps)
         self._timesteps: list[int] = self._scheduler.timesteps.tolist()
         if len(self._timesteps) != num_inference_steps or self._timesteps[0] >= trained or self._timesteps[-1] < 0:

@@ -194,7 +194,8 @@ def _describe(folder: PipelineFolder, unet: Any, *, name: str, device: torch.dev
     return ModelInfo(
         name=name,
         fingerprint=folder.fingerprint("unet", "diffusion_pytorch_model"),
-        family=FAMILY,
+        # 1.x and 2.x share latents, but the UNet of one cannot read the embeddings of the other.
+        family=f"stable-diffusion/{unet.config.cross_attention_dim}",
         prediction_type=prediction_type,
         latent_channels=int(vae.get("latent_channels", 4)),
         layout="BCHW",
