@@ -1,0 +1,277 @@
+"""One `Denoise` stream from Open to its end: a reader that takes what the client says, a writer that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+import grpc.aio
+
+from cloud_service.admission import check_header, check_open
+from cloud_service.engine import Engine, Served
+from cloud_service.generation import Request
+from cloud_service.logs import LOGGER_NAME
+from cloud_service.metrics import Metrics
+from cloud_service.registry import Registry
+from cloud_service.session import Outbox, Session, tensor_bytes
+from protos import ecdiff_v1_pb2 as pb
+from wire.channel import PARKED_SECONDS
+from wire.convert import ClientSpecs, decode_client, encode_server
+from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, NotServing, ProtocolError
+from wire.framing import Assembler, fragments
+from wire.messages import (
+    ClientMessage,
+    Close,
+    Correct,
+    Credit,
+    HandOff,
+    Limits,
+    Open,
+    Ping,
+    Pong,
+    ServerMessage,
+)
+
+_log = logging.getLogger(LOGGER_NAME)
+
+_T = TypeVar("_T")
+Context: TypeAlias = "grpc.aio.ServicerContext[pb.ClientMessage, pb.ServerMessage]"
+
+# Encoding this much takes long enough (about a millisecond) to be worth a hop to another thread.
+_INLINE_BYTES = 64 * 1024
+_OPEN_SECONDS = 10.0
+# A client that takes no message for this long is as good as gone.
+_WRITE_SECONDS = PARKED_SECONDS
+_MAX_PENDING_CORRECTIONS = 4
+# Tensors that wait in one session's outbox, whatever credit the client grants.
+_MAX_WAITING_BYTES = 64 * 2**20
+
+
+@dataclass(kw_only=True)
+class Service:
+    """What every conversation shares; `served` is None until the model is loaded."""
+
+    engine: Engine
+    registry: Registry
+    metrics: Metrics
+    limits: Limits
+    served: Served | None = None
+
+    def ready(self) -> Served:
+        """Return what is served.
+
+        Raises:
+            NotServing: The model is still loading.
+        """
+        if self.served is None:
+            raise NotServing("the model is still loading")
+        return self.served
+
+
+class Conversation:
+    """One stream.
+
+    Args:
+        service: What is shared.
+        requests: What the client sends.
+        context: Where the answers go; only `run` writes to it.
+    """
+
+    def __init__(self, service: Service, requests: AsyncIterator[pb.ClientMessage], context: Context) -> None:
+        self._service = service
+        self._context = context
+        self._incoming = _whole_messages(requests, max_bytes=service.limits.max_tensor_bytes)
+        self._specs = ClientSpecs()
+        self._observe = service.metrics.codec_event
+        self._started_at = time.monotonic()
+        self._sent_bytes = 0
+        self._received_bytes = 0
+
+    async def run(self) -> None:
+        """Hold the conversation.
+
+        Raises:
+            EcdiffError: What the client is to be told in the stream's status.
+        """
+        session, request = await self._admit()
+        reader = asyncio.create_task(self._read(session))
+        deadline = self._start_deadline(session, request.open.deadline_seconds)
+        outcome = "cancelled"
+        try:
+            async with contextlib.aclosing(session.messages()) as messages:
+                async for message in messages:
+                    await self._write(message, request)
+            outcome = "closed" if session.ending is None else type(session.ending).__name__
+        except EcdiffError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            if deadline is not None:
+                deadline.cancel()
+            reader.cancel()
+            self._free(session)
+            self._log_closed(session, request, outcome)
+
+    # ------------------------------------------------------------------------------ opening
+
+    async def _admit(self) -> tuple[Session, Request]:
+        try:
+            request = await self._accept()
+            session = Session(
+                session_id=uuid.uuid4().hex,
+                request_id=request.open.request_id,
+                outbox=Outbox(credit=request.open.credit, max_waiting_bytes=_MAX_WAITING_BYTES),
+                start_step=request.start_step,
+                handoff_step=request.open.plan.handoff_step,
+                queue_position=self._service.engine.queue_position,
+            )
+            self._service.registry.add(session, step_seconds=self._service.engine.step_seconds)
+        except EcdiffError as error:
+            self._service.metrics.rejected(error)
+            _log.info("session refused", extra={"error": type(error).__name__, "reason": str(error)})
+            raise
+        self._service.engine.open(session.session_id, request)
+        return session, request
+
+    async def _accept(self) -> Request:
+        served, limits = self._service.ready(), self._service.limits
+        try:
+            async with asyncio.timeout(_OPEN_SECONDS):
+                message = await anext(self._incoming)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no Open came within {_OPEN_SECONDS:.0f} s") from None
+        except StopAsyncIteration:
+            raise ProtocolError("the stream ended before Open") from None
+        header = check_header(message, served, limits)
+        check = functools.partial(check_open, message, header, served, limits, self._observe)
+        request, self._specs = await _off_loop(check, message.ByteSize())
+        return request
+
+    def _start_deadline(self, session: Session, deadline_seconds: float) -> asyncio.TimerHandle | None:
+        if not deadline_seconds:
+            return None
+        error = DeadlineExceeded(f"the deadline of {deadline_seconds:g} s has passed")
+        spent_seconds = time.monotonic() - self._started_at
+
+        def enforce() -> None:
+            # Past the handoff the time is the edge's to spend.
+            if not session.parked:
+                self._end(session, error)
+
+        return asyncio.get_running_loop().call_later(deadline_seconds - spent_seconds, enforce)
+
+    # ------------------------------------------------------------------------------ reading
+
+    async def _read(self, session: Session) -> None:
+        try:
+            async for encoded in self._incoming:
+                received_at = time.time()
+                self._received_bytes += encoded.ByteSize()
+                session.last_heard = time.monotonic()
+                decode = functools.partial(
+                    decode_client, encoded, specs=self._specs, observe=self._service.metrics.codec_event
+                )
+                self._take(await _off_loop(decode, encoded.ByteSize()), session, received_at)
+        except EcdiffError as error:
+            self._end(session, error)
+        except Exception:
+            _log.exception("reading a stream failed", extra={"session_id": session.session_id})
+            self._end(session, EcdiffError("internal error of the cloud service"))
+        else:
+            session.half_close()
+
+    def _take(self, message: ClientMessage, session: Session, received_at: float) -> None:
+        engine = self._service.engine
+        match message:
+            case Credit():
+                session.grant(message.count)
+            case Ping():
+                session.pong(Pong(t0=message.t0, t1=received_at, t2=received_at))
+            case HandOff():
+                session.may_correct = True
+                engine.hand_off(session.session_id)
+            case Correct():
+                self._correct(message, session)
+            case Close():
+                self._free(session)
+                session.finish()
+            case Open():
+                raise ProtocolError("a second Open on one stream")
+
+    def _correct(self, message: Correct, session: Session) -> None:
+        if not session.may_correct:
+            raise ProtocolError("Correct is for a session that was handed off")
+        if session.num_pending_corrections >= _MAX_PENDING_CORRECTIONS:
+            raise LimitExceeded(f"at most {_MAX_PENDING_CORRECTIONS} corrections may wait")
+        session.num_pending_corrections += 1
+        self._service.engine.correct(session.session_id, message)
+
+    # ------------------------------------------------------------------------------ writing
+
+    async def _write(self, message: ServerMessage, request: Request) -> None:
+        encode = functools.partial(
+            encode_server, message, codec=request.codec, observe=self._service.metrics.codec_event
+        )
+        encoded = await _off_loop(encode, tensor_bytes(message))
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                for piece in fragments(encoded):
+                    self._sent_bytes += piece.ByteSize()
+                    await self._context.write(piece)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the client took no message for {_WRITE_SECONDS:.0f} s") from None
+
+    # ------------------------------------------------------------------------------ ending
+
+    def _end(self, session: Session, error: EcdiffError) -> None:
+        self._free(session)
+        session.fail(error)
+
+    def _free(self, session: Session) -> None:
+        """Leave the device before the next step."""
+        self._service.engine.close(session.session_id)
+        self._service.registry.remove(session.session_id)
+
+    def _log_closed(self, session: Session, request: Request, outcome: str) -> None:
+        opening, record = request.open, session.record
+        _log.info(
+            "session closed",
+            extra={
+                "request_id": session.request_id,
+                "session_id": session.session_id,
+                "outcome": outcome,
+                "model": self._service.ready().model.info.name,
+                "num_inference_steps": opening.plan.num_inference_steps,
+                "start_step": request.start_step,
+                "next_step": session.next_step,
+                "latents_shape": request.latents_shape,
+                "codec": request.codec.label,
+                "total_seconds": round(time.monotonic() - self._started_at, 6),
+                "sent_bytes": self._sent_bytes,
+                "received_bytes": self._received_bytes,
+                **{key: round(value, 6) for key, value in vars(record).items()},
+            },
+        )
+
+
+async def _whole_messages(
+    requests: AsyncIterator[pb.ClientMessage], *, max_bytes: int
+) -> AsyncIterator[pb.ClientMessage]:
+    """Yield messages with their fragments put together; none of them above `max_bytes`."""
+    assembler = Assembler(pb.ClientMessage, max_bytes)
+    async for piece in requests:
+        message = assembler.push(piece)
+        if message is not None:
+            yield message
+
+
+async def _off_loop(work: Callable[[], _T], size_bytes: int) -> _T:
+    """Do `work` on `size_bytes` of tensors; much of it on another thread, so that no other session waits."""
+    return await asyncio.to_thread(work) if size_bytes > _INLINE_BYTES else work()

@@ -1,0 +1,191 @@
+"""The engine: one thread that owns the device, and the event loop's handle on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cloud_service.generation import Request
+from cloud_service.logs import LOGGER_NAME
+from cloud_service.metrics import Metrics
+from cloud_service.session import SessionEvent
+from cloud_service.worker import Worker
+from diffusion.model import Evaluation, Model
+from wire.messages import Correct
+
+_log = logging.getLogger(LOGGER_NAME)
+
+Deliver = Callable[[list[tuple[str, SessionEvent]]], None]
+# Results of cheap steps share a wake-up of the event loop, but none waits longer than this for company.
+_MAX_HELD_SECONDS = 0.005
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """The loaded model, and the one fact of it that only a run shows.
+
+    Attributes:
+        model: Its methods that compute belong to the device thread; the event loop may read its facts.
+        embeds_shape: `[1, L, D]` of an encoded prompt.
+    """
+
+    model: Model
+    embeds_shape: tuple[int, ...]
+
+
+class Engine:
+    """Runs sessions on the device thread; every method here is called on the event loop and returns at once.
+
+    Args:
+        load: Loads the model; called on the device thread.
+        max_batch: Most sessions in one forward pass.
+        metrics: Where steps are counted.
+        deliver: Takes events, `(session_id, event)` in order, on the event loop.
+        on_death: Called on the event loop when the device thread ends by an error of its own; no session
+            gets another event after that.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Model],
+        *,
+        max_batch: int,
+        metrics: Metrics,
+        deliver: Deliver,
+        on_death: Callable[[], None],
+    ) -> None:
+        self._load = load
+        self._max_batch = max_batch
+        self._metrics = metrics
+        self._deliver = deliver
+        self._on_death = on_death
+        self._commands: queue.SimpleQueue[Callable[[Worker], None]] = queue.SimpleQueue()
+        self._stopping = False
+        self._worker: Worker | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
+
+    async def start(self) -> Served:
+        """Load the model, warm it up, and return what is served.
+
+        Raises:
+            ValueError: It is no model that can be run here.
+            OSError: It cannot be read or fetched.
+        """
+        self._loop = asyncio.get_running_loop()
+        ready: asyncio.Future[Served] = self._loop.create_future()
+        # A daemon: a process told to stop at once does not wait for a model that is still loading.
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="device", daemon=True)
+        self._thread.start()
+        return await ready
+
+    def open(self, session_id: str, request: Request) -> None:
+        """Take a session in; its first event is Opened or an error."""
+        self._commands.put(lambda worker: worker.open(session_id, request))
+
+    def hand_off(self, session_id: str) -> None:
+        """Stop a session before its next step."""
+        arrived_at = time.monotonic()
+        self._commands.put(lambda worker: worker.hand_off(session_id, arrived_at))
+
+    def correct(self, session_id: str, correct: Correct) -> None:
+        """Evaluate the model once on the latents that the client sent."""
+        self._commands.put(lambda worker: worker.correct(session_id, correct))
+
+    def close(self, session_id: str) -> None:
+        """Forget a session; it takes no step that has not begun."""
+        self._commands.put(lambda worker: worker.close(session_id))
+
+    def queue_position(self, session_id: str) -> int:
+        """Return how many sessions are ahead of this one; a session that the device has not seen yet is last."""
+        positions = self._worker.positions if self._worker else {}
+        return positions.get(session_id, len(positions))
+
+    @property
+    def queue_length(self) -> int:
+        """Sessions that wait for the device or are on it."""
+        return len(self._worker.positions) if self._worker else 0
+
+    @property
+    def step_seconds(self) -> float:
+        """Moving average of one evaluation, 0 before the first."""
+        return self._worker.step_seconds if self._worker else 0.0
+
+    async def stop(self) -> None:
+        """End the device thread after the step that it is in."""
+        self._stopping = True
+        self._commands.put(lambda _worker: None)
+        await asyncio.to_thread(self._thread.join)
+
+    # ------------------------------------------------------------------------------ device thread
+
+    def _run(self, ready: asyncio.Future[Served]) -> None:
+        with torch.inference_mode():
+            try:
+                served = warm_up(self._load())
+            except Exception as error:
+                self._loop.call_soon_threadsafe(ready.set_exception, error)
+                return
+            outgoing = _Batches(self._loop, self._deliver)
+            self._worker = Worker(served.model, max_batch=self._max_batch, metrics=self._metrics, outgoing=outgoing)
+            self._loop.call_soon_threadsafe(ready.set_result, served)
+            try:
+                while not self._stopping:
+                    self._take_commands(self._worker, outgoing)
+                    self._worker.turn()
+            except Exception:
+                _log.exception("the device thread died")
+                self._loop.call_soon_threadsafe(self._on_death)
+
+    def _take_commands(self, worker: Worker, outgoing: _Batches) -> None:
+        """Run every command that waits; with nothing else to do, wait for one."""
+        if worker.idle:
+            worker.positions = {}
+            outgoing.flush()
+            self._commands.get()(worker)
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            command(worker)
+
+
+class _Batches:
+    """Events on their way to the event loop; several share one wake-up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Deliver) -> None:
+        self._loop = loop
+        self._deliver = deliver
+        self._events: list[tuple[str, SessionEvent]] = []
+        self._held_since = 0.0
+
+    def put(self, session_id: str, event: SessionEvent) -> None:
+        """Queue `event`; hand over when the oldest one has waited long enough."""
+        now = time.monotonic()
+        if not self._events:
+            self._held_since = now
+        self._events.append((session_id, event))
+        if now - self._held_since > _MAX_HELD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over everything that is queued."""
+        if self._events:
+            events, self._events = self._events, []
+            self._loop.call_soon_threadsafe(self._deliver, events)
+
+
+def warm_up(model: Model) -> Served:
+    """Encode an empty prompt and evaluate once at the default size, so that the first client pays for no lazy start."""
+    conditioning = model.encode_prompt("", guided=True)
+    latents = torch.zeros(model.latents_shape(0, 0, 1), device=model.device, dtype=model.dtype)
+    model.evaluate([Evaluation(latents=latents, timestep=1.0, conditioning=conditioning, guidance_scale=2.0)])
+    return Served(model=model, embeds_shape=tuple(conditioning.prompt_embeds.shape))

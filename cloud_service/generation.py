@@ -1,0 +1,337 @@
+"""The device's half of a session: one trajectory and what surrounds it. Lives on the device thread alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import time
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloud_service.session import Parked, SessionEvent
+from diffusion.model import Conditioning, Evaluation, Model
+from diffusion.noise import draw_noise
+from diffusion.prediction_types import convert_prediction
+from diffusion.predictors import Predictor
+from diffusion.schedulers import Stepper
+from diffusion.tensors import from_array, to_array
+from diffusion.trajectory import StepResult, Trajectory
+from orchestrator.refresh import RefreshPolicy
+from wire.errors import ModelError
+from wire.messages import (
+    Array,
+    Codec,
+    Correct,
+    Correction,
+    DType,
+    Finished,
+    HandedOff,
+    ModelDescription,
+    Noise,
+    Open,
+    Opened,
+    PromptEmbeds,
+    PromptText,
+    Seed,
+    Source,
+    State,
+    Step,
+    Totals,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What an accepted `Open` amounts to.
+
+    Attributes:
+        open: The message, every check passed.
+        latents_shape: `[B, C, H, W]` in latent pixels.
+        codec: Chosen from those that the client accepts.
+        stepper: The scheduler of this generation.
+        start_step: First step that the cloud runs.
+        refresh: Its refresh policy.
+        predictor: Its predictor.
+    """
+
+    open: Open
+    latents_shape: tuple[int, ...]
+    codec: Codec
+    stepper: Stepper
+    start_step: int
+    refresh: RefreshPolicy
+    predictor: Predictor
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance needs a second, negative row."""
+        return self.open.guidance_scale > 1.0
+
+
+class Need(enum.Enum):
+    """What a generation wants of the device next."""
+
+    OPENING = enum.auto()
+    EVALUATION = enum.auto()
+    EXTRAPOLATION = enum.auto()
+    NOTHING = enum.auto()
+
+
+class _Phase(enum.Enum):
+    OPENING = enum.auto()
+    RUNNING = enum.auto()
+    PARKED = enum.auto()
+
+
+class Generation:
+    """One trajectory, its refresh policy, its conditioning, its counters; after the handoff, its corrections.
+
+    Every method that does work returns what to tell the client, in order.
+
+    Args:
+        session_id: Chosen by the service.
+        request: What the client asked for.
+        model: The large model.
+    """
+
+    def __init__(self, session_id: str, request: Request, model: Model) -> None:
+        self.session_id = session_id
+        self.ready_at = time.monotonic()
+        self._phase = _Phase.OPENING
+        self._source = Source.CLOUD
+        self._request = request
+        self._model = model
+        self._stop_step = request.open.plan.handoff_step
+        self._hand_off_at = 0.0
+        self._corrections: deque[Correct] = deque()
+        self._totals = Totals()
+        self._trajectory: Trajectory
+        self._conditioning: Conditioning
+
+    @property
+    def need(self) -> Need:
+        """What it wants of the device now."""
+        match self._phase:
+            case _Phase.OPENING:
+                return Need.OPENING
+            case _Phase.RUNNING:
+                return Need.EVALUATION if self._source is Source.CLOUD else Need.EXTRAPOLATION
+            case _Phase.PARKED:
+                return Need.EVALUATION if self._corrections else Need.NOTHING
+
+    @property
+    def key(self) -> Hashable:
+        """What must be equal for two generations to share one forward pass; an opening shares none."""
+        if self._phase is _Phase.OPENING:
+            return self.session_id
+        return self._request.latents_shape, tuple(self._conditioning.prompt_embeds.shape)
+
+    @property
+    def num_pending_corrections(self) -> int:
+        """Corrections that wait for the device."""
+        return len(self._corrections)
+
+    # ------------------------------------------------------------------------------ opening
+
+    def open(self) -> list[SessionEvent]:
+        """Encode the prompt, draw the noise, and tell the client what both ends agree on."""
+        started = time.monotonic()
+        self._conditioning = self._make_conditioning()
+        encode_prompt_seconds = time.monotonic() - started
+        request, stepper = self._request, self._request.stepper
+        self._trajectory = Trajectory(
+            self._initial_latents(),
+            stepper,
+            start_step=request.start_step,
+            predictor=request.predictor,
+            dtype=self._model.dtype,
+        )
+        opened = Opened(
+            session_id=self.session_id,
+            model=ModelDescription(**dataclasses.asdict(self._model.info)),
+            scheduler_class=stepper.class_name,
+            scheduler_config=json.dumps(stepper.config),
+            timesteps=stepper.schedule.timesteps,
+            sigmas=stepper.schedule.sigmas,
+            latents_shape=request.latents_shape,
+            latents_dtype=DType[self._model.info.dtype.upper()],
+            codec=request.codec,
+            prompt_embeds=self._prompt_embeds() if request.open.want_prompt_embeds else None,
+            encode_prompt_seconds=encode_prompt_seconds,
+        )
+        self._phase = _Phase.RUNNING
+        return [opened, *self._go_on()]
+
+    def _make_conditioning(self) -> Conditioning:
+        given = self._request.open.conditioning
+        if isinstance(given, PromptText):
+            return self._model.encode_prompt(given.prompt, given.negative_prompt, guided=self._request.guided)
+        negative = given.negative_prompt_embeds if self._request.guided else None
+        return Conditioning(
+            prompt_embeds=self._on_device(given.prompt_embeds),
+            negative_prompt_embeds=None if negative is None else self._on_device(negative),
+        )
+
+    def _initial_latents(self) -> Tensor:
+        """Return x at the first step, `[B, C, H, W]`, scheduler scaling."""
+        match self._request.open.start:
+            case Seed(seed=seed):
+                noise = draw_noise(self._request.latents_shape, seed)
+            case Noise(noise=array):
+                noise = from_array(array).float()
+            case State(latents=array):
+                return from_array(array)
+        return noise * self._request.stepper.schedule.init_noise_sigma
+
+    def _prompt_embeds(self) -> PromptEmbeds:
+        negative = self._conditioning.negative_prompt_embeds
+        return PromptEmbeds(
+            prompt_embeds=to_array(self._conditioning.prompt_embeds),
+            negative_prompt_embeds=None if negative is None else to_array(negative),
+        )
+
+    # ------------------------------------------------------------------------------ steps
+
+    def extrapolate(self) -> list[SessionEvent]:
+        """Run the next step on an extrapolated prediction."""
+        started = time.monotonic()
+        return self._after_step(self._trajectory.extrapolate(), started)
+
+    def evaluation(self) -> Evaluation:
+        """Return what the model must be asked next, for a correction or a step."""
+        if self._phase is _Phase.PARKED:
+            correct = self._corrections[0]
+            stepper = self._request.stepper
+            latents = stepper.scale_model_input(self._on_device(correct.latents), correct.step_index)
+            timestep = stepper.schedule.timesteps[correct.step_index]
+        else:
+            latents, timestep = self._trajectory.model_input(), self._trajectory.timestep
+        return Evaluation(
+            latents=latents,
+            timestep=timestep,
+            conditioning=self._conditioning,
+            guidance_scale=self._request.open.guidance_scale,
+            guidance_rescale=self._request.open.guidance_rescale,
+        )
+
+    def accept(self, noise_pred: Tensor, started: float) -> list[SessionEvent]:
+        """Go on with the model's answer to `evaluation()`.
+
+        Args:
+            noise_pred: Guided prediction of the model's own type, `[B, C, H, W]`, float32.
+            started: When the forward pass began, `time.monotonic()` seconds.
+
+        Raises:
+            ModelError: It, or what the scheduler makes of it, is not finite.
+        """
+        if self._phase is _Phase.PARKED:
+            return self._after_correction(noise_pred, started)
+        result = self._trajectory.advance(noise_pred, prediction_type=self._model.info.prediction_type)
+        self._request.refresh.observe(result.step_index, result.extrapolation_error)
+        return self._after_step(result, started)
+
+    def _after_step(self, result: StepResult, started: float) -> list[SessionEvent]:
+        _check_finite(result.latents, result.step_index)
+        stream_latents = self._request.open.stream_latents
+        stream_prediction = self._request.open.stream_predictions and result.evaluated
+        latents = to_array(result.latents) if stream_latents or stream_prediction else None
+        before = to_array(result.latents_before) if stream_prediction else None
+        prediction = to_array(result.noise_pred.to(result.latents.dtype)) if stream_prediction else None
+        step = Step(
+            step_index=result.step_index,
+            source=Source.CLOUD if result.evaluated else Source.EXTRAPOLATED,
+            extrapolation_error=result.extrapolation_error,
+            compute_seconds=time.monotonic() - started,
+            queue_seconds=started - self.ready_at,
+            latents=latents,
+            latents_before=before,
+            prediction=prediction,
+        )
+        self._count(step)
+        return [step, *self._go_on()]
+
+    def _go_on(self) -> list[SessionEvent]:
+        """Decide what the next step needs; where the cloud's part ends, park and say so."""
+        self.ready_at = time.monotonic()
+        if self._trajectory.step_index >= self._stop_step:
+            return [self._park()]
+        self._source = self._request.refresh.decide(self._trajectory.step_index)
+        return []
+
+    # ------------------------------------------------------------------------------ handoff
+
+    def hand_off(self, arrived_at: float) -> list[SessionEvent]:
+        """Stop before the next step; a generation that has ended is left as it is.
+
+        Args:
+            arrived_at: When the client's wish arrived, `time.monotonic()` seconds.
+        """
+        self._hand_off_at = arrived_at
+        self._stop_step = 0
+        return [self._park()] if self._phase is _Phase.RUNNING else []
+
+    def _park(self) -> Parked:
+        state = self._trajectory.state()
+        message_class = Finished if self._trajectory.done else HandedOff
+        message = message_class(
+            state=State(
+                step_index=state.step_index,
+                latents=to_array(state.latents),
+                scheduler_state={name: to_array(tensor) for name, tensor in state.scheduler_state.items()},
+            ),
+            totals=self._totals,
+        )
+        self._phase = _Phase.PARKED
+        return Parked(message=message, decided_at=max(self.ready_at, self._hand_off_at))
+
+    def correct(self, correct: Correct) -> None:
+        """Queue a correction; it is evaluated once the trajectory is parked."""
+        if self._phase is _Phase.PARKED and not self._corrections:
+            self.ready_at = time.monotonic()
+        self._corrections.append(correct)
+
+    def _after_correction(self, noise_pred: Tensor, started: float) -> list[SessionEvent]:
+        correct = self._corrections.popleft()
+        stepper = self._request.stepper
+        prediction = convert_prediction(
+            noise_pred,
+            self._on_device(correct.latents),
+            source=self._model.info.prediction_type,
+            target=stepper.prediction_type,
+            alpha=stepper.schedule.alphas[correct.step_index],
+            sigma=stepper.schedule.sigmas[correct.step_index],
+        )
+        _check_finite(prediction, correct.step_index)
+        correction = Correction(
+            step_index=correct.step_index,
+            prediction=to_array(prediction.to(self._model.dtype)),
+            compute_seconds=time.monotonic() - started,
+            queue_seconds=started - self.ready_at,
+        )
+        self.ready_at = time.monotonic()
+        return [correction]
+
+    # ------------------------------------------------------------------------------ small things
+
+    def _on_device(self, array: Array) -> Tensor:
+        return from_array(array).to(self._model.device, self._model.dtype)
+
+    def _count(self, step: Step) -> None:
+        evaluated = step.source is Source.CLOUD
+        self._totals = dataclasses.replace(
+            self._totals,
+            nfe_cloud=self._totals.nfe_cloud + evaluated,
+            nfe_extrapolated=self._totals.nfe_extrapolated + (not evaluated),
+            compute_seconds=self._totals.compute_seconds + step.compute_seconds,
+            queue_seconds=self._totals.queue_seconds + step.queue_seconds,
+        )
+
+
+def _check_finite(tensor: Tensor, step_index: int) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise ModelError(f"the model's answer at step {step_index} is not finite")

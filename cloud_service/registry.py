@@ -1,0 +1,108 @@
+"""The sessions that are open, as the event loop sees them: who may come in, who gets which event."""
+
+from __future__ import annotations
+
+import asyncio
+
+from cloud_service.metrics import Metrics
+from cloud_service.session import Parked, Session, SessionEvent
+from wire.errors import Busy, EcdiffError, NotServing
+
+# A parked session holds its conditioning and no place on the device, so more of them fit.
+PARKED_PER_RUNNING = 4
+_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 30.0
+
+
+class Registry:
+    """Open sessions by id.
+
+    Args:
+        max_sessions: Most sessions that run at a time; parked ones are extra.
+        metrics: Where the number of sessions is shown.
+    """
+
+    def __init__(self, *, max_sessions: int, metrics: Metrics) -> None:
+        self._max_sessions = max_sessions
+        self._metrics = metrics
+        self._sessions: dict[str, Session] = {}
+        self._draining = False
+        self._nobody_runs = asyncio.Event()
+        self._nobody_runs.set()
+
+    @property
+    def num_running(self) -> int:
+        """Sessions that hold one of the `max_sessions` places."""
+        return sum(not session.parked for session in self._sessions.values())
+
+    def add(self, session: Session, *, step_seconds: float) -> None:
+        """Give `session` a place.
+
+        Args:
+            session: The newcomer.
+            step_seconds: What an evaluation takes at present, for the advice to whom is refused.
+
+        Raises:
+            NotServing: The service is draining.
+            Busy: All places are taken.
+        """
+        if self._draining:
+            raise NotServing("the service is shutting down")
+        if self.num_running >= self._max_sessions:
+            raise Busy(f"all {self._max_sessions} places are taken", self._retry_after_seconds(step_seconds))
+        self._sessions[session.session_id] = session
+        self._update()
+
+    def deliver(self, events: list[tuple[str, SessionEvent]]) -> None:
+        """Hand events to their sessions; one for a session that is gone is dropped."""
+        for session_id, event in events:
+            session = self._sessions.get(session_id)
+            if session is None:
+                continue
+            session.deliver(event)
+            if isinstance(event, Parked):
+                self._after_parking(session)
+            elif isinstance(event, EcdiffError):
+                self.remove(session_id)
+
+    def remove(self, session_id: str) -> None:
+        """Forget a session."""
+        self._sessions.pop(session_id, None)
+        self._update()
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Let nobody in, let running sessions finish within `grace_seconds`, then end those that did not."""
+        self._draining = True
+        for session in self._sessions.values():
+            if session.parked:
+                session.finish()
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._nobody_runs.wait()
+        except TimeoutError:
+            self.fail_all(NotServing("the service is shutting down"))
+
+    def fail_all(self, error: EcdiffError) -> None:
+        """End every session with `error`."""
+        for session in self._sessions.values():
+            session.fail(error)
+
+    def _after_parking(self, session: Session) -> None:
+        self._update()
+        if self._draining:
+            session.finish()
+        parked = [each for each in self._sessions.values() if each.parked]
+        if len(parked) > PARKED_PER_RUNNING * self._max_sessions:
+            longest_silent = min(parked, key=lambda each: each.last_heard)
+            longest_silent.fail(Busy("too many sessions are parked"))
+
+    def _retry_after_seconds(self, step_seconds: float) -> float:
+        fewest_steps = min(session.remaining_steps for session in self._sessions.values() if not session.parked)
+        estimate = fewest_steps * step_seconds * self._max_sessions
+        return min(max(estimate, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
+
+    def _update(self) -> None:
+        self._metrics.sessions.set(len(self._sessions))
+        if self.num_running:
+            self._nobody_runs.clear()
+        else:
+            self._nobody_runs.set()

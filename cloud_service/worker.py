@@ -1,0 +1,182 @@
+"""What happens on the device thread: one turn after another over the open generations. Synchronous, no locks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from cloud_service.generation import Generation, Need, Request
+from cloud_service.logs import LOGGER_NAME
+from cloud_service.metrics import Metrics
+from cloud_service.scheduling import Candidate, by_waiting_time, pick_turn
+from cloud_service.session import SessionEvent
+from diffusion.model import Model
+from wire.errors import EcdiffError, ModelError
+from wire.messages import Correct, Correction, Source, Step
+
+_log = logging.getLogger(LOGGER_NAME)
+# Weight of the newest evaluation in the moving average that Describe publishes.
+_NEWEST_WEIGHT = 0.2
+
+
+class Outgoing(Protocol):
+    """The way back to the event loop."""
+
+    def put(self, session_id: str, event: SessionEvent) -> None:
+        """Queue `event`."""
+
+    def flush(self) -> None:
+        """Hand over everything that is queued, in one wake-up."""
+
+
+class Worker:
+    """Every open generation on one device.
+
+    Args:
+        model: The large model.
+        max_batch: Most sessions in one forward pass.
+        metrics: Where steps are counted.
+        outgoing: Where events go.
+    """
+
+    def __init__(self, model: Model, *, max_batch: int, metrics: Metrics, outgoing: Outgoing) -> None:
+        self.positions: dict[str, int] = {}
+        self.step_seconds = 0.0
+        self._model = model
+        self._max_batch = max_batch
+        self._metrics = metrics
+        self._outgoing = outgoing
+        self._generations: dict[str, Generation] = {}
+
+    # ------------------------------------------------------------------------------ commands
+
+    def open(self, session_id: str, request: Request) -> None:
+        """Take a new session in; its prompt is encoded when its turn comes."""
+        self._generations[session_id] = Generation(session_id, request, self._model)
+
+    def hand_off(self, session_id: str, arrived_at: float) -> None:
+        """Stop a session before its next step."""
+        if generation := self._generations.get(session_id):
+            self._attempt(generation, lambda: generation.hand_off(arrived_at))
+
+    def correct(self, session_id: str, correct: Correct) -> None:
+        """Queue a correction."""
+        if generation := self._generations.get(session_id):
+            generation.correct(correct)
+
+    def close(self, session_id: str) -> None:
+        """Forget a session; it takes no further step."""
+        if generation := self._generations.pop(session_id, None):
+            for _ in range(generation.num_pending_corrections):
+                self._metrics.correction("dropped")
+
+    # ------------------------------------------------------------------------------ turns
+
+    @property
+    def idle(self) -> bool:
+        """Whether no session wants the device."""
+        return all(generation.need is Need.NOTHING for generation in self._generations.values())
+
+    def turn(self) -> None:
+        """Let the picked sessions advance by one step each."""
+        candidates = self._candidates()
+        turn = pick_turn(candidates, max_batch=self._max_batch)
+        for session_id in turn.extrapolate:
+            generation = self._generations[session_id]
+            self._attempt(generation, generation.extrapolate)
+        if turn.evaluate:
+            self._publish_positions(candidates, turn.evaluate)
+            self._outgoing.flush()
+            self._run([self._generations[session_id] for session_id in turn.evaluate])
+            # A real step's tensors go at once: they are what an edge that compares the models waits for.
+            self._outgoing.flush()
+
+    def _candidates(self) -> list[Candidate]:
+        return [
+            Candidate(
+                session_id=generation.session_id,
+                ready_at=generation.ready_at,
+                key=None if generation.need is Need.EXTRAPOLATION else generation.key,
+            )
+            for generation in self._generations.values()
+            if generation.need is not Need.NOTHING
+        ]
+
+    def _publish_positions(self, candidates: list[Candidate], running: tuple[str, ...]) -> None:
+        waiting = [candidate.session_id for candidate in by_waiting_time(candidates)]
+        behind = [session_id for session_id in waiting if session_id not in running]
+        # A new dict each time: the event loop reads it without a lock.
+        self.positions = dict.fromkeys(running, 0) | {
+            session_id: len(running) + index for index, session_id in enumerate(behind)
+        }
+
+    def _run(self, batch: list[Generation]) -> None:
+        if batch[0].need is Need.OPENING:
+            self._attempt(batch[0], batch[0].open)
+        else:
+            self._evaluate(batch)
+
+    def _evaluate(self, batch: list[Generation]) -> None:
+        started = time.monotonic()
+        try:
+            predictions = self._model.evaluate([generation.evaluation() for generation in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0], error)
+                return
+            # One request is to blame, or the batch was too large: each alone shows which.
+            for generation in batch:
+                self._evaluate([generation])
+            return
+        self._metrics.evaluated(batch_size=len(batch))
+        for generation, prediction in zip(batch, predictions, strict=True):
+            self._attempt(generation, lambda: generation.accept(prediction, started))  # noqa: B023  (called at once)
+        seconds = time.monotonic() - started
+        average = self.step_seconds or seconds
+        self.step_seconds = average + _NEWEST_WEIGHT * (seconds - average)
+
+    # ------------------------------------------------------------------------------ results
+
+    def _attempt(self, generation: Generation, work: Callable[[], list[SessionEvent]]) -> None:
+        """Do one session's work; its failure ends that session and no other."""
+        try:
+            events = work()
+        except Exception as error:
+            self._fail(generation, error)
+            return
+        for event in events:
+            self._count(event)
+            self._outgoing.put(generation.session_id, event)
+
+    def _count(self, event: SessionEvent) -> None:
+        match event:
+            case Step(source=Source.CLOUD):
+                self._metrics.cloud_step(
+                    compute_seconds=event.compute_seconds,
+                    queue_seconds=event.queue_seconds,
+                    extrapolation_error=event.extrapolation_error,
+                )
+            case Step():
+                self._metrics.extrapolated_step()
+            case Correction():
+                self._metrics.correction("answered")
+
+    def _fail(self, generation: Generation, error: Exception) -> None:
+        del self._generations[generation.session_id]
+        for _ in range(generation.num_pending_corrections):
+            self._metrics.correction("failed")
+        if not isinstance(error, EcdiffError):
+            _log.error("the model failed", extra={"session_id": generation.session_id}, exc_info=error)
+            error = ModelError(_plain(error))
+        self._outgoing.put(generation.session_id, error)
+
+
+def _plain(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "the cloud model ran out of memory"
+    first_line = str(error).partition("\n")[0]
+    return f"the cloud model failed: {type(error).__name__}: {first_line}"
