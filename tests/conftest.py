@@ -1,0 +1,10 @@
+"""For every test: offline, and quiet."""
+
+from __future__ import annotations
+
+import os
+
+# Read when the libraries are first imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRPC_VERBOSITY"] = "NONE"
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"

@@ -1,0 +1,101 @@
+"""A gRPC server that speaks ecdiff.v1 and says what a test tells it to: for clouds that lie, drain or are too new."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
+from protos import ecdiff_v1_pb2 as pb
+from protos import ecdiff_v1_pb2_grpc
+from wire.channel import SERVER_OPTIONS
+from wire.convert import ClientSpecs, decode_client, encode_description, encode_server
+from wire.errors import EcdiffError, to_status
+from wire.messages import Array, Codec, Description, DType, Open, Opened, ServerMessage, Source, Step
+
+Send = Callable[[ServerMessage | pb.ServerMessage], Awaitable[None]]
+Script = Callable[[Open, Send], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def scripted_cloud(description: Description, script: Script) -> AsyncIterator[str]:
+    """Serve `description` and play `script` for each Denoise call; yields HOST:PORT.
+
+    The script is given the Open and a function that sends; what it raises ends the call with that error's status.
+    """
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(_Servicer(description, script), server)
+    states = health.aio.HealthServicer()
+    await states.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
+    def __init__(self, description: Description, script: Script) -> None:
+        self._description = description
+        self._script = script
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
+        return encode_description(self._description)
+
+    async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:
+        return pb.ProbeResponse(t0=request.t0, t1=time.time(), t2=time.time())
+
+    async def Denoise(self, request_iterator: Any, context: Any) -> None:
+        opening = decode_client(await context.read(), specs=ClientSpecs())
+        assert isinstance(opening, Open)
+
+        async def send(message: ServerMessage | pb.ServerMessage) -> None:
+            if not isinstance(message, pb.ServerMessage):
+                message = encode_server(message, codec=Codec.RAW)
+            await context.write(message)
+
+        try:
+            await self._script(opening, send)
+        except EcdiffError as error:
+            code, details, metadata = to_status(error)
+            await context.abort(code, details, metadata)
+
+
+def honest_opened(description: Description, opening: Open, *, latents_shape: tuple[int, ...]) -> Opened:
+    """Return the Opened that a real cloud would answer."""
+    class_name, config = scheduler_for(
+        opening.scheduler, parse_scheduler_config(description.model.scheduler_config)
+    )
+    schedule = Stepper(class_name, config, opening.plan.num_inference_steps).schedule
+    return Opened(
+        session_id="scripted",
+        model=description.model,
+        scheduler_class=class_name,
+        scheduler_config=json.dumps(config),
+        timesteps=schedule.timesteps,
+        sigmas=schedule.sigmas,
+        latents_shape=latents_shape,
+        latents_dtype=DType.FLOAT32,
+        codec=opening.codecs[0],
+    )
+
+
+def step_with(latents: Array, step_index: int = 0) -> pb.ServerMessage:
+    """Return an honest Step, ready to be tampered with."""
+    return encode_server(Step(step_index=step_index, source=Source.CLOUD, latents=latents), codec=Codec.RAW)
+
+
+def some_latents(shape: tuple[int, ...], seed: int) -> Array:
+    """Return finite float32 numbers."""
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+

@@ -1,0 +1,98 @@
+"""Real services over real gRPC on 127.0.0.1, with the tiny pair of tests/data."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import pytest_asyncio
+import torch
+
+from edge_client import EdgeClient
+from edge_client.cloud_link import CloudLink, Credentials
+from harness.cloud import Cloud
+from harness.gate import Gate
+from harness.programs import Finished, Programs
+from harness.reference import CLOUD_MODEL, EDGE_MODEL, ReferencePair
+from wire.messages import Description
+
+FREE_PORTS = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+
+
+class StartCloud(Protocol):
+    def __call__(self, *arguments: str, model: Path = CLOUD_MODEL) -> Cloud: ...
+
+
+class RunEdge(Protocol):
+    def __call__(self, *arguments: str | Path, file_limit_bytes: int = 0) -> Finished: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    # As in the processes under test: sums come out the same, and nobody fights for two cores.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    with Programs(tmp_path_factory.mktemp("programs")) as programs:
+        yield programs
+
+
+@pytest.fixture(scope="session")
+def cloud(programs: Programs) -> Cloud:
+    """The cloud service that most tests share, started as a user starts it."""
+    return Cloud(programs.cold("cloud_service", "serve", "--model", str(CLOUD_MODEL), *FREE_PORTS))
+
+
+@pytest.fixture
+def start_cloud(programs: Programs, tmp_path: Path) -> Iterator[StartCloud]:
+    """Starts a cloud that can be held at a step; it is killed at the end of the test."""
+    clouds: list[Cloud] = []
+
+    def start(*arguments: str, model: Path = CLOUD_MODEL) -> Cloud:
+        gates = tmp_path / f"gates-{len(clouds)}"
+        Gate.create(gates)
+        program = programs.forked("cloud_service", "serve", "--model", str(model), *FREE_PORTS, *arguments, gate=gates)
+        clouds.append(Cloud(program, gates))
+        return clouds[-1]
+
+    yield start
+    for started in clouds:
+        started.program.kill()
+
+
+@pytest.fixture
+def run_edge(programs: Programs, tmp_path: Path) -> RunEdge:
+    """Runs `edge-client` in the test's folder, to its end."""
+
+    def run(*arguments: str | Path, file_limit_bytes: int = 0) -> Finished:
+        words = [str(argument) for argument in arguments]
+        return programs.forked("edge_client", *words, folder=tmp_path, file_limit_bytes=file_limit_bytes).wait()
+
+    return run
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def client(cloud: Cloud) -> AsyncIterator[EdgeClient]:
+    """The client that most tests of the Python API share."""
+    async with EdgeClient(cloud=cloud.address, edge_model=str(EDGE_MODEL)) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def description(cloud: Cloud) -> Description:
+    """What the shared cloud says of itself."""
+    link = await CloudLink.connect((cloud.address,), Credentials(), wait_seconds=60)
+    await link.close()
+    return link.description
+
+
+@pytest.fixture(scope="session")
+def pair() -> ReferencePair:
+    return ReferencePair()
+
+
+EdgeClients = Callable[..., EdgeClient]
