@@ -120,7 +120,8 @@ class Int8Block:
 
     The error of an element is at most half a scale step, `max(|block|) / 254`, plus the rounding to the
     tensor's own dtype. A block whose largest magnitude is below 127 float32-smallest-normals (1.5e-36)
-    becomes zeros, because a subnormal scale has too few bits left to keep that bound.
+    becomes zeros: a subnormal scale has too few bits left to keep that bound, and its products would depend
+    on whether a machine flushes subnormals.
     """
 
     lossless: ClassVar[bool] = False

@@ -189,6 +189,13 @@ def test_int8_zeros_stay_zeros():
     assert len(encoded.scales) == 8
 
 
+def test_int8_blocks_too_small_for_a_normal_scale_are_zeros():
+    elements = np.repeat(np.float32([1.4e-36, 1.6e-36]), BLOCK_ELEMENTS)
+    decoded = Int8Block().encode(elements).decoded
+    assert not decoded[:BLOCK_ELEMENTS].any()
+    np.testing.assert_allclose(decoded[BLOCK_ELEMENTS:], elements[BLOCK_ELEMENTS:], rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", DType)
 @pytest.mark.parametrize("extreme", ["largest", "smallest normal", "smallest subnormal"])
 def test_int8_survives_the_ends_of_the_range(dtype, extreme):
