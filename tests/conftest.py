@@ -8,3 +8,5 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRPC_VERBOSITY"] = "NONE"
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Tiny models gain nothing from threads, and two services with two each get in each other's way on two cores.
+os.environ["OMP_NUM_THREADS"] = "1"
