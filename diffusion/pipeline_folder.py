@@ -132,7 +132,6 @@ class PipelineFolder:
                     output_loading_info=True,
                     **arguments,
                 )
-                network = network.to(device=device, dtype=dtype)
         except Exception as error:  # the libraries raise whatever a foreign file makes them stumble over
             raise ValueError(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
         missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
@@ -140,7 +139,23 @@ class PipelineFolder:
             raise ValueError(
                 f"{self.path / part} lacks {len(missing)} weights of its configuration, such as {missing[0]}"
             )
+        try:
+            network = network.to(device=device, dtype=dtype)
+        except RuntimeError as error:
+            raise ValueError(f"{self.path / part} does not go to {device}: {first_line(error)}") from error
         return network.eval().requires_grad_(False)
+
+    def load_tokenizer(self, tokenizer_class: Any) -> Any:
+        """Load the tokenizer.
+
+        Raises:
+            ValueError: If its files are missing or damaged.
+        """
+        try:
+            with quiet_libraries():
+                return tokenizer_class.from_pretrained(str(self.path), subfolder="tokenizer", local_files_only=True)
+        except Exception as error:  # as in load_part
+            raise ValueError(f"{self.path / 'tokenizer'} cannot be loaded: {first_line(error)}") from error
 
 
 def canonical_json(config: dict[str, Any]) -> str:

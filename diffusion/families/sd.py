@@ -127,7 +127,7 @@ class StableDiffusion:
     def _tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(str(self._folder.path), subfolder="tokenizer", local_files_only=True)
+        return self._folder.load_tokenizer(CLIPTokenizer)
 
     @cached_property
     def _text_encoder(self) -> Any:

@@ -1,14 +1,24 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from diffusion.loading import load_model
 from diffusion.model import Model
 
 SD_TINY = Path(__file__).parents[2] / "data" / "sd-tiny"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    # The models are tiny: a second thread only waits, and on a busy machine it waits for long.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

