@@ -7,7 +7,7 @@ PROTOS := protos/ecdiff_v1.proto
 export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos protos-check lint types imports bench slow pair clean
+.PHONY: help setup demo test check protos protos-check lint types imports bench slow up down clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ protos-check: setup
 
 bench: setup  ## every published number
 	$(BIN)/python -m bench.overhead
+
+up: setup  ## the bundled cloud service in the background on 127.0.0.1:50051; make down stops it
+	@deploy/local.sh up
+
+down:  ## stop what make up started
+	@deploy/local.sh down
 
 clean:
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -11,6 +11,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Info,
     disable_created_metrics,
     write_to_textfile,
 )
@@ -73,8 +74,9 @@ class EdgeMetrics:
         self._generations = Counter(
             "ecdiff_generations_total", "Generations, by mode and outcome.", ("mode", "outcome"), registry=registry
         )
-        build = Gauge("ecdiff_build_info", "Always 1; the version is the label.", ("version",), registry=registry)
-        build.labels(version("ecdiff")).set(1)
+        Info("ecdiff_build", "What runs here.", registry=registry).info(
+            {"version": version("ecdiff"), "component": "edge"}
+        )
         for reason in HandoffReason:
             self._handoffs.labels(reason.value)
         for source in ("cloud", "extrapolated", "edge", "correction"):
