@@ -57,23 +57,29 @@ class Credentials:
         """
         if self.token_file is None:
             return ()
-        host = address.rsplit(":", 1)[0]
-        if self.tls_ca is None and host not in LOOPBACK_HOSTS and not self.allow_plaintext_token:
+        if self.tls_ca is None and not is_loopback(address) and not self.allow_plaintext_token:
             raise ValueError(
-                f"the token would travel unencrypted to {host}: use --tls-ca, or --allow-plaintext-token if you must"
+                f"the token would travel unencrypted to {address}: use --tls-ca, or --allow-plaintext-token if you must"
             )
         return (("authorization", f"Bearer {self.token_file.read_text().strip()}"),)
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """Open a channel to `address`, on a connection of its own."""
+        # gRPC would send even loopback traffic to the machine's http_proxy.
+        options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", int(not is_loopback(address))))
         if self.tls_ca is None:
-            return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            return grpc.aio.insecure_channel(address, options=options)
         credentials = grpc.ssl_channel_credentials(
             self.tls_ca.read_bytes(),
             self.tls_key.read_bytes() if self.tls_key else None,
             self.tls_cert.read_bytes() if self.tls_cert else None,
         )
-        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `HOST:PORT` never leaves this machine."""
+    return address.rsplit(":", 1)[0] in LOOPBACK_HOSTS
 
 
 class CloudLink:
