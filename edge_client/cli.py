@@ -81,16 +81,16 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
 
 
 async def _generate(prompt: str, mode: str, options: dict[str, Any]) -> None:
-    from edge_client.pictures import save_images, save_latents, save_report
     from edge_client.terminal import ProgressDisplay, print_results
 
     display = ProgressDisplay(quiet=options["quiet"])
-    async with _client(options, mode) as client:
-        request = _request(client, prompt, mode, options)
-        with display.running(f'"{prompt}"'):
-            result = await client.run(request, display)
-        if options["metrics_file"] is not None:
-            client.metrics.write(options["metrics_file"])
+    with display.running(f'"{prompt}"'):
+        from edge_client.pictures import save_images, save_latents, save_report
+
+        async with _client(options, mode) as client:
+            result = await client.run(_request(client, prompt, mode, options), display)
+            if options["metrics_file"] is not None:
+                client.metrics.write(options["metrics_file"])
     # The picture first: whatever fails after it costs less.
     result.report["images"] = save_images(result.images, options["output"], result.report)
     written = list(result.report["images"])
@@ -121,21 +121,22 @@ def compare(prompts: tuple[str, ...], **options: Any) -> None:
 
 
 async def _compare(prompts: tuple[str, ...], options: dict[str, Any]) -> None:
-    from edge_client.pictures import comparison_grid, save_report, write_file
     from edge_client.terminal import ProgressDisplay, print_results
 
     display = ProgressDisplay(quiet=options["quiet"])
     rows = []
-    async with _client(options, CLOUD_MODES[0]) as client:
-        for prompt in prompts:
-            cells = []
-            for mode in COMPARE_MODES:
-                request = _request(client, prompt, mode, options)
-                with display.running(f'"{prompt}", mode {mode}'):
-                    result = await client.run(request, display)
-                result.report["images"] = [str(options["output"])]
-                cells.append((result.images[0], result.report))
-            rows.append((prompt, cells))
+    with display.running("edge-client compare"):
+        from edge_client.pictures import comparison_grid, save_report, write_file
+
+        async with _client(options, CLOUD_MODES[0]) as client:
+            for prompt in prompts:
+                cells = []
+                for mode in COMPARE_MODES:
+                    display.title = f'"{prompt}", mode {mode}'
+                    result = await client.run(_request(client, prompt, mode, options), display)
+                    result.report["images"] = [str(options["output"])]
+                    cells.append((result.images[0], result.report))
+                rows.append((prompt, cells))
     grid = comparison_grid(rows)
     write_file(options["output"], lambda file: grid.save(file, "PNG"))
     reports = [report for _, cells in rows for _, report in cells]

@@ -137,8 +137,7 @@ async def follow_cloud(
     finally:
         stream_seconds = time.perf_counter() - started
         await session.close()
-        recorder.bytes_sent += session.bytes_sent
-        recorder.bytes_received += session.bytes_received
+        recorder.traffic(session)
     cloud_seconds = recorder.seconds["cloud_compute"] + recorder.seconds["cloud_queue"]
     opening_seconds = follower.opened.encode_prompt_seconds if follower.opened else 0.0
     handoff_seconds = sum(recorder.handoff_stages.values())
@@ -162,7 +161,7 @@ class _Follower:
         while True:
             message = await self._session.receive()
             received_at = time.time()
-            self._recorder.bytes_received = self._session.bytes_received
+            self._recorder.traffic(self._session)
             match message:
                 case Step():
                     self._take_step(message, received_at)

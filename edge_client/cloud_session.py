@@ -14,7 +14,15 @@ from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import FRAGMENT_BYTES, PING_SECONDS
 from wire.convert import ServerSpecs, decode_server, encode_client
-from wire.errors import Cancelled, EcdiffError, NotServing, ProtocolError, from_status
+from wire.errors import (
+    Cancelled,
+    EcdiffError,
+    InvalidRequest,
+    LimitExceeded,
+    NotServing,
+    ProtocolError,
+    from_status,
+)
 from wire.framing import Assembler, fragments
 from wire.messages import (
     ClientMessage,
@@ -32,6 +40,7 @@ from wire.tensors import CodecEvent, TensorSpec
 
 # Below this, decoding takes less time than a hop to another thread.
 INLINE_BYTES = 64 * 1024
+SILENCE_SLICES = 4
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
 
@@ -131,21 +140,43 @@ class CloudSession:
     async def _next_message(self) -> ServerMessage:
         while True:
             try:
-                received = await asyncio.wait_for(self._call.read(), self._silence_seconds)
-            except TimeoutError:
-                raise NotServing(f"nothing heard from the cloud for {self._silence_seconds:g} s") from None
+                received = await self._read()
             except grpc.aio.AioRpcError as error:
                 raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
             if received is grpc.aio.EOF:
                 raise await self._ending()
-            size = received.ByteSize()
-            self.bytes_received += size
-            whole = self._assembler.push(received)
-            if whole is None:
-                continue
-            if whole.ByteSize() <= INLINE_BYTES:
-                return decode_server(whole, specs=self._specs, observe=self._observe)
-            return await asyncio.to_thread(decode_server, whole, specs=self._specs, observe=self._observe)
+            self.bytes_received += received.ByteSize()
+            try:
+                whole = self._assembler.push(received)
+                if whole is not None:
+                    return await self._decode(whole)
+            except (InvalidRequest, LimitExceeded) as error:
+                # As a status these words say that our request is wrong; here the cloud's message is.
+                raise ProtocolError(f"the cloud sent what cannot be used: {error}") from error
+
+    async def _read(self) -> Any:
+        """Return what the call gives next, EOF included.
+
+        The wait is cut in slices, and each must pass without a message: a pause of this very process (a model being
+        loaded, a laptop asleep) uses up one of them at most and is not taken for the cloud's silence.
+
+        Raises:
+            NotServing: Silence for too long.
+        """
+        reading = asyncio.ensure_future(self._call.read())
+        try:
+            for _ in range(SILENCE_SLICES):
+                await asyncio.wait({reading}, timeout=self._silence_seconds / SILENCE_SLICES)
+                if reading.done():
+                    return reading.result()
+        finally:
+            reading.cancel()
+        raise NotServing(f"nothing heard from the cloud for {self._silence_seconds:g} s")
+
+    async def _decode(self, message: pb.ServerMessage) -> ServerMessage:
+        if message.ByteSize() <= INLINE_BYTES:
+            return decode_server(message, specs=self._specs, observe=self._observe)
+        return await asyncio.to_thread(decode_server, message, specs=self._specs, observe=self._observe)
 
     async def _ending(self) -> EcdiffError:
         code = await self._call.code()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
@@ -27,6 +27,13 @@ SECONDS = (
 QUANTILES = {"min": 0.0, "p50": 0.5, "p95": 0.95}
 
 Report = dict[str, Any]
+
+
+class Traffic(Protocol):
+    """Something that counts serialized bytes in both directions."""
+
+    bytes_sent: int
+    bytes_received: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +77,10 @@ class Recorder:
     num_corrections: int = 0
     cloud_steps: dict[int, Step] = field(default_factory=dict)
     edge_steps: set[int] = field(default_factory=set)
+
+    def traffic(self, stream: Traffic) -> None:
+        """Take over what crossed the stream so far."""
+        self.bytes_sent, self.bytes_received = stream.bytes_sent, stream.bytes_received
 
     def cloud_step(self, step: Step, received_at: float) -> None:
         """Note a step of the cloud; `received_at` is this side's wall clock."""

@@ -22,6 +22,7 @@ class ProgressDisplay:
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
+        self.title = ""
 
     @contextmanager
     def running(self, title: str) -> Iterator[ProgressDisplay]:
@@ -29,8 +30,10 @@ class ProgressDisplay:
         if not self._console.is_terminal:
             yield self
             return
-        with Live(Text(title), console=self._console, refresh_per_second=12, transient=True) as self._live:
-            self._title = title
+        self.title = title
+        with Live(
+            Text(f"{title}: starting"), console=self._console, refresh_per_second=12, transient=True
+        ) as self._live:
             try:
                 yield self
             finally:
@@ -42,7 +45,7 @@ class ProgressDisplay:
         if snapshot.note:
             self._console.print(f"note: {snapshot.note}", markup=False)
         if self._live is not None:
-            self._live.update(render(self._title, snapshot))
+            self._live.update(render(self.title, snapshot))
 
 
 def render(title: str, snapshot: Snapshot) -> RenderableType:
