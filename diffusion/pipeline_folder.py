@@ -140,7 +140,8 @@ class PipelineFolder:
                 f"{self.path / part} lacks {len(missing)} weights of its configuration, such as {missing[0]}"
             )
         try:
-            network = network.to(device=device, dtype=dtype)
+            with quiet_libraries():  # diffusers warns of a cast even where there is nothing to cast
+                network = network.to(device=device, dtype=dtype)
         except RuntimeError as error:
             raise ValueError(f"{self.path / part} does not go to {device}: {first_line(error)}") from error
         return network.eval().requires_grad_(False)
