@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Protocol
 
 from harness.gate import Gate
-from harness.programs import Program
+from harness.programs import Finished, Program
+from harness.reference import CLOUD_MODEL
 from harness.scrape import Scrape
 from harness.waiting import wait_until
 
-LISTENING = re.compile(r"cloud-service listening on (\S+) metrics on (\S+)")
+# The first line names the ports; the second one comes when the model is loaded and warm.
+SERVING = re.compile(r"cloud-service listening on (\S+) metrics on (\S+)\ncloud-service serving ")
 SOURCES = ("cloud", "extrapolated", "correction")
 
 
@@ -19,7 +22,8 @@ class Cloud:
 
     def __init__(self, program: Program, gates: Path | None = None) -> None:
         self.program = program
-        self.address, self.metrics_address = wait_until(lambda: _addresses(program), "the cloud's listening line")
+        match = wait_until(lambda: _first_lines(program), "the cloud's first lines")
+        self.address, self.metrics_address = match[1], match[2]
         if gates is not None:
             self.unet, self.text_encoder = Gate(gates, "unet"), Gate(gates, "text_encoder")
 
@@ -41,7 +45,20 @@ class Cloud:
         return self.num_sessions() == 0
 
 
-def _addresses(program: Program) -> tuple[str, str] | None:
+def _first_lines(program: Program) -> re.Match[str] | None:
     assert not program.ended, f"the cloud ended at once: {program.wait().stderr}"
-    match = LISTENING.search(program.stdout)
-    return (match[1], match[2]) if match else None
+    return SERVING.match(program.stdout)
+
+
+class StartCloud(Protocol):
+    """The fixture `start_cloud`."""
+
+    def __call__(self, *arguments: str, model: Path = CLOUD_MODEL) -> Cloud:
+        """Start a service with these arguments of `cloud-service serve`."""
+
+
+class RunEdge(Protocol):
+    """The fixture `run_edge`."""
+
+    def __call__(self, *arguments: str | Path, file_limit_bytes: int = 0) -> Finished:
+        """Run `edge-client` with these arguments."""

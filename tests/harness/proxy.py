@@ -57,7 +57,7 @@ class SlowLink:
         rate = None if self.bits_per_second is None else self.bits_per_second / 8
         self.up, self.down = _Wire(self.latency_seconds, rate), _Wire(self.latency_seconds, rate)
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.address = "127.0.0.1:{}".format(self._server.sockets[0].getsockname()[1])
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -72,9 +72,7 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
 
 def honest_opened(description: Description, opening: Open, *, latents_shape: tuple[int, ...]) -> Opened:
     """Return the Opened that a real cloud would answer."""
-    class_name, config = scheduler_for(
-        opening.scheduler, parse_scheduler_config(description.model.scheduler_config)
-    )
+    class_name, config = scheduler_for(opening.scheduler, parse_scheduler_config(description.model.scheduler_config))
     schedule = Stepper(class_name, config, opening.plan.num_inference_steps).schedule
     return Opened(
         session_id="scripted",
@@ -97,5 +95,3 @@ def step_with(latents: Array, step_index: int = 0) -> pb.ServerMessage:
 def some_latents(shape: tuple[int, ...], seed: int) -> Array:
     """Return finite float32 numbers."""
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-
-

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import pytest_asyncio
@@ -12,21 +11,13 @@ import torch
 
 from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink, Credentials
-from harness.cloud import Cloud
+from harness.cloud import Cloud, RunEdge, StartCloud
 from harness.gate import Gate
 from harness.programs import Finished, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL, ReferencePair
 from wire.messages import Description
 
 FREE_PORTS = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
-
-
-class StartCloud(Protocol):
-    def __call__(self, *arguments: str, model: Path = CLOUD_MODEL) -> Cloud: ...
-
-
-class RunEdge(Protocol):
-    def __call__(self, *arguments: str | Path, file_limit_bytes: int = 0) -> Finished: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,6 +84,3 @@ async def description(cloud: Cloud) -> Description:
 @pytest.fixture(scope="session")
 def pair() -> ReferencePair:
     return ReferencePair()
-
-
-EdgeClients = Callable[..., EdgeClient]
