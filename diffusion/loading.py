@@ -99,16 +99,19 @@ def locate(path_or_id: str | Path) -> Path:
 
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import logging
 
+    # Its warnings about retries would bury the one line below; the progress of a download stays.
+    logging.set_verbosity_error()
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_UNWANTED))
         if not any((folder / "unet").glob("*.safetensors")):
             # Some repositories hold half-precision weights only.
             fp16 = ["*/*.fp16.safetensors", "*/*.index.fp16.json"]
             folder = Path(snapshot_download(hub_id, allow_patterns=fp16, ignore_patterns=_HUB_UNWANTED[1:]))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client lets the exceptions of its transport through
         raise OSError(
-            f"{hub_id} is neither a folder here nor a model that the hub hands out now: {first_line(error)}"
+            f"{hub_id} is neither a folder here nor a model that the hub hands out now ({first_line(error)}); "
+            "check the name and the network, or give a folder"
         ) from error
     return folder
