@@ -150,9 +150,11 @@ def _serve(config: ServerConfig, log_level: str) -> int:
 
 def main() -> None:
     """Run the command line; every error is one plain line on stderr."""
-    # Set before grpc is imported: forking is never used here, and errors are told in our own words.
+    # Read when grpc and torch are imported. Nothing forks here, and errors are told in our own words. OpenMP's idle
+    # threads would spin for their next task: beside any other busy process a step then takes up to 30 times as long.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         exit_code = cli.main(prog_name="cloud-service", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -27,6 +28,7 @@ from cloud_service.metrics import Metrics
 from cloud_service.registry import Registry
 from cloud_service.servicer import CloudDenoiser
 from diffusion.loading import load_model
+from diffusion.model import Model
 from protos import ecdiff_v1_pb2, ecdiff_v1_pb2_grpc
 from wire.channel import SERVER_OPTIONS
 from wire.errors import ModelError
@@ -43,16 +45,17 @@ class CloudServer:
     """One service: ports first, so that clients see NOT_SERVING; then the model; then SERVING.
 
     Args:
-        config: What to serve, and where.
+        config: Where to serve, and how much.
+        load: Loads the model; called on the device thread.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, load: Callable[[], Model]) -> None:
         self.metrics = Metrics()
         self.died = asyncio.Event()
         self._config = config
         self._registry = Registry(max_sessions=config.max_sessions, metrics=self.metrics)
         self._engine = Engine(
-            lambda: load_model(config.model, device=config.device, dtype=config.dtype),
+            load,
             max_batch=config.max_batch,
             metrics=self.metrics,
             deliver=self._registry.deliver,
@@ -143,8 +146,8 @@ class CloudServer:
         _log.info("draining", extra={"sessions": self._registry.num_running})
         await self._health.enter_graceful_shutdown()
         await self._registry.drain(self._config.grace_seconds)
-        await self._server.stop(_LAST_WORDS_SECONDS)
-        self._stop_metrics()
+        # The metrics server looks up from its socket twice a second only.
+        await asyncio.gather(self._server.stop(_LAST_WORDS_SECONDS), asyncio.to_thread(self._stop_metrics))
         if self._service.served is not None:
             await self._engine.stop()
 
@@ -182,7 +185,7 @@ async def run(config: ServerConfig) -> int:
         ValueError: The model cannot be run here.
     """
     stop = _Stop()
-    server = CloudServer(config)
+    server = CloudServer(config, lambda: load_model(config.model, device=config.device, dtype=config.dtype))
     address, metrics_address = await server.listen()
     _say(f"cloud-service listening on {address} metrics on {metrics_address}")
     if config.exit_with_stdin:

@@ -50,8 +50,8 @@ class Outbox:
 
     A step's header is always sent. Its tensors cost one credit; while there is none the newest step waits with
     its tensors and the older ones go as headers. With fewer credits than waiting steps the newest get them, so that
-    latents do not age in a queue. The end of the trajectory brings the newest latents itself: nothing that still waits
-    then keeps its tensors, so no link has to carry stale latents before those of the handoff.
+    latents do not age in a queue. The end of the trajectory brings the newest latents itself: what still waits then
+    goes as headers, save predictions under credit, so that no link carries stale latents before those of the handoff.
 
     Args:
         credit: What the client granted in Open.
@@ -74,9 +74,10 @@ class Outbox:
             self._pong = message
             return
         if isinstance(message, HandedOff | Finished):
-            self.strip()
+            self._allot(self._credit, lambda step: step.prediction is not None)
         self._messages.append(message)
-        self._strip_surplus()
+        if isinstance(message, Step):
+            self._allot(max(1, self._credit), lambda step: True)
 
     def pop(self) -> ServerMessage | None:
         """Return the next message that may be sent now, or None."""
@@ -94,21 +95,20 @@ class Outbox:
 
     def strip(self) -> None:
         """Turn every waiting step into its header."""
-        self._messages = deque(_header(message) if isinstance(message, Step) else message for message in self._messages)
+        self._allot(0, lambda step: False)
 
-    def _strip_surplus(self) -> None:
-        """Leave tensors to as many of the newest steps as there are credits, one at least, within the cap."""
-        places, room_bytes = max(1, self._credit), self._max_waiting_bytes
+    def _allot(self, places: int, deserves: Callable[[Step], bool]) -> None:
+        """Leave their tensors to at most `places` steps that deserve it, the newest first, within the cap on bytes."""
+        kept_bytes = 0
         for index in reversed(range(len(self._messages))):
-            message = self._messages[index]
-            if not isinstance(message, Step) or not (size_bytes := tensor_bytes(message)):
+            step = self._messages[index]
+            if not isinstance(step, Step) or not (size_bytes := tensor_bytes(step)):
                 continue
-            is_newest = index == len(self._messages) - 1
-            if is_newest or (places and size_bytes <= room_bytes):
-                places, room_bytes = places - 1, room_bytes - size_bytes
+            fits = not kept_bytes or kept_bytes + size_bytes <= self._max_waiting_bytes
+            if places and fits and deserves(step):
+                places, kept_bytes = places - 1, kept_bytes + size_bytes
             else:
-                self._messages[index] = _header(message)
-                places = 0
+                self._messages[index] = _header(step)
 
 
 @dataclass(kw_only=True)
@@ -269,7 +269,7 @@ class Session:
 
     def _check_expiry(self) -> None:
         silence_seconds = time.monotonic() - self.last_heard
-        if self.parked and silence_seconds > PARKED_SECONDS:
+        if self.parked and not self.num_pending_corrections and silence_seconds > PARKED_SECONDS:
             raise DeadlineExceeded(f"the parked session expired after {PARKED_SECONDS:.0f} s without a word")
 
     def _stamped(self, message: ServerMessage) -> ServerMessage:
