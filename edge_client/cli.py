@@ -89,8 +89,6 @@ async def _generate(prompt: str, mode: str, options: dict[str, Any]) -> None:
 
         async with _client(options, mode) as client:
             result = await client.run(_request(client, prompt, mode, options), display)
-            if options["metrics_file"] is not None:
-                client.metrics.write(options["metrics_file"])
     # The picture first: whatever fails after it costs less.
     result.report["images"] = save_images(result.images, options["output"], result.report)
     written = list(result.report["images"])
@@ -100,6 +98,9 @@ async def _generate(prompt: str, mode: str, options: dict[str, Any]) -> None:
     if options["report_file"] is not None:
         save_report(options["report_file"], result.report)
         written.append(str(options["report_file"]))
+    if options["metrics_file"] is not None:
+        client.metrics.write(options["metrics_file"])
+        written.append(str(options["metrics_file"]))
     if not options["quiet"]:
         print_results([result.report], written)
 

@@ -51,12 +51,22 @@ def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         plain = f"cannot write {path}: {error.strerror or error}"
         try:
-            handle, name = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=path.suffix)
-            with os.fdopen(handle, "wb") as file:
-                write(file)
+            kept = _keep(path, write)
         except OSError:
             raise OSError(f"{plain}; free some space and try again") from error
-        raise OSError(f"{plain}; it was kept as {name}") from error
+        raise OSError(f"{plain}; it was kept as {kept}") from error
+
+
+def _keep(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Write into the temporary folder, whole or not at all."""
+    handle, name = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+    except OSError:
+        Path(name).unlink()
+        raise
+    return Path(name)
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
