@@ -49,8 +49,8 @@ class Compatibility:
 def check_pair(cloud: Described, edge: Described) -> Compatibility:
     """Compare a cloud and an edge model.
 
-    Different latents are refused; a different prediction type is converted; everything else that the
-    cloud decides for both (scheduler, text encoder) or the edge for both (VAE) earns a warning.
+    Different latents are refused; a different prediction type is converted; other differences that can
+    cost quality (VAE, text encoder, scheduler) earn a warning.
 
     Raises:
         ValueError: If a scheduler configuration is malformed.
@@ -73,7 +73,7 @@ def check_pair(cloud: Described, edge: Described) -> Compatibility:
             ("vae_scaling_factor", "VAE scaling factor", "the edge decodes with its own"),
             ("vae_shift_factor", "VAE shift factor", "the edge decodes with its own"),
             ("vae_fingerprint", "VAE (fingerprint)", "the edge decodes with its own"),
-            ("text_encoder_fingerprint", "text encoder (fingerprint)", "the edge model gets the cloud's embeddings"),
+            ("text_encoder_fingerprint", "text encoder (fingerprint)", "each reads the prompt in its own way"),
         )
         if getattr(cloud, field) != getattr(edge, field)
     ]

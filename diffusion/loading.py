@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from pathlib import Path
 
@@ -99,10 +100,10 @@ def locate(path_or_id: str | Path) -> Path:
 
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils.logging import set_verbosity
 
     # Its warnings about retries would bury the one line below; the progress of a download stays.
-    logging.set_verbosity_error()
+    set_verbosity(logging.ERROR)
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_UNWANTED))
         if not any((folder / "unet").glob("*.safetensors")):

@@ -16,7 +16,7 @@ class ModelInfo:
     Attributes:
         name: Folder name or hub id.
         fingerprint: Hex digest of the denoising network's configuration and weights.
-        family: Models of one family take the same latents and embeddings, such as `stable-diffusion/768`.
+        family: Models of one family denoise the same kind of latents.
         prediction_type: epsilon, v_prediction or sample.
         latent_channels: C of the latents.
         layout: Order of the latents' axes: `BCHW`.

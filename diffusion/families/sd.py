@@ -16,6 +16,7 @@ from diffusion.pipeline_folder import PipelineFolder, canonical_json
 from diffusion.scheduler_config import PREDICTION_TYPES
 
 FAMILY = "sd"
+FAMILY = "stable-diffusion"
 _VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 # What a UNet may not want: inputs that this pipeline does not have.
 _FOREIGN_INPUTS = (
@@ -194,8 +195,7 @@ def _describe(folder: PipelineFolder, unet: Any, *, name: str, device: torch.dev
     return ModelInfo(
         name=name,
         fingerprint=folder.fingerprint("unet", "diffusion_pytorch_model"),
-        # 1.x and 2.x share latents, but the UNet of one cannot read the embeddings of the other.
-        family=f"stable-diffusion/{unet.config.cross_attention_dim}",
+        family=FAMILY,
         prediction_type=prediction_type,
         latent_channels=int(vae.get("latent_channels", 4)),
         layout="BCHW",

@@ -10,7 +10,7 @@ SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_
 CLOUD = ModelInfo(
     name="large",
     fingerprint="a" * 16,
-    family="stable-diffusion/768",
+    family="stable-diffusion",
     prediction_type="epsilon",
     latent_channels=4,
     layout="BCHW",
@@ -50,7 +50,7 @@ def test_models_that_differ_in_size_and_precision_only_fit_without_a_word():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("family", "stable-diffusion/1024"),
+        ("family", "cogvideox"),
         ("latent_channels", 16),
         ("layout", "BFCHW"),
         ("vae_scale_factor", 16),
