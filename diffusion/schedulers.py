@@ -57,6 +57,8 @@ class Stepper:
 
     def _make_schedule(self) -> Schedule:
         abar = self._scheduler.alphas_cumprod[self._timesteps].double()
+        if not bool(((abar >= 0) & (abar <= 1)).all()):  # NaN is neither
+            raise ValueError("scheduler config: the betas give signal levels that are not between 0 and 1")
         schedule = Schedule(
             timesteps=tuple(float(timestep) for timestep in self._timesteps),
             sigmas=(*(1 - abar).sqrt().tolist(), 0.0),

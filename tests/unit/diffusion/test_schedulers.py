@@ -1,9 +1,12 @@
 import inspect
 import json
+import math
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffusion.scheduler_config import _DDIM_FIELDS, MAX_CONFIG_CHARS, checked_scheduler_config
 from diffusion.schedulers import SCHEDULERS, Stepper, parse_scheduler_config, scheduler_for
@@ -170,6 +173,40 @@ def test_unknown_scheduler_name_lists_the_known_ones():
 def test_config_text_that_is_no_object_is_refused(text):
     with pytest.raises(ValueError, match="scheduler config"):
         parse_scheduler_config(text)
+
+
+_ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 2000), st.floats(), st.sampled_from(["linear", "epsilon", "trailing", ""])
+)
+_PLAUSIBLE = {
+    "num_train_timesteps": st.integers(1, 1200),
+    "beta_start": st.floats(1e-9, 0.999),
+    "beta_end": st.floats(1e-9, 0.999),
+    "beta_schedule": st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
+    "prediction_type": st.sampled_from(["epsilon", "v_prediction", "sample"]),
+    "timestep_spacing": st.sampled_from(["leading", "trailing", "linspace"]),
+    "steps_offset": st.integers(0, 1200),
+    "rescale_betas_zero_snr": st.booleans(),
+    "thresholding": st.booleans(),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    config=st.one_of(
+        st.fixed_dictionaries({}, optional=_PLAUSIBLE),
+        st.fixed_dictionaries({}, optional=dict.fromkeys(_DDIM_FIELDS, _ANYTHING)),
+    ),
+    steps=st.integers(-1, 60),
+)
+def test_any_config_gives_a_finite_schedule_or_one_line(config, steps):
+    try:
+        ours = Stepper("DDIMScheduler", config, steps)
+    except ValueError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert all(math.isfinite(value) for value in (*ours.schedule.sigmas, *ours.schedule.alphas))
+        assert ours.schedule.num_steps == steps
 
 
 def test_trained_betas_are_used():

@@ -57,6 +57,21 @@ def test_finer_schedules_come_closer_to_the_exact_flow():
     assert errors[0] > errors[1] > errors[2]
 
 
+def test_the_loop_converts_what_a_model_of_another_prediction_type_says():
+    final = finish(start())
+    trajectory = start()
+    list(
+        denoise(
+            trajectory,
+            lambda now: gaussian(now, target="sample"),
+            always,
+            stop_step=50,
+            prediction_type="sample",
+        )
+    )
+    assert torch.allclose(trajectory.latents, final, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["reuse", "ecdiff", "linear"])
 def test_extrapolated_steps_stay_close_to_the_evaluated_trajectory(name):
     def every_third(step: int) -> bool:
