@@ -146,7 +146,7 @@ class Conversation:
             async with asyncio.timeout(_OPEN_SECONDS):
                 message = await anext(self._incoming)
         except TimeoutError:
-            raise DeadlineExceeded(f"no Open came within {_OPEN_SECONDS:.0f} s") from None
+            raise DeadlineExceeded(f"no Open came within {_OPEN_SECONDS:g} s") from None
         except StopAsyncIteration:
             raise ProtocolError("the stream ended before Open") from None
         header = check_header(message, served, limits)
@@ -226,7 +226,7 @@ class Conversation:
                     self._sent_bytes += piece.ByteSize()
                     await self._context.write(piece)
         except TimeoutError:
-            raise DeadlineExceeded(f"the client took no message for {_WRITE_SECONDS:.0f} s") from None
+            raise DeadlineExceeded(f"the client took no message for {_WRITE_SECONDS:g} s") from None
 
     # ------------------------------------------------------------------------------ ending
 

@@ -270,7 +270,7 @@ class Session:
     def _check_expiry(self) -> None:
         silence_seconds = time.monotonic() - self.last_heard
         if self.parked and not self.num_pending_corrections and silence_seconds > PARKED_SECONDS:
-            raise DeadlineExceeded(f"the parked session expired after {PARKED_SECONDS:.0f} s without a word")
+            raise DeadlineExceeded(f"the parked session expired after {PARKED_SECONDS:g} s without a word")
 
     def _stamped(self, message: ServerMessage) -> ServerMessage:
         if isinstance(message, HandedOff | Finished):

@@ -1,0 +1,115 @@
+"""Who gets in, and the calls beside the stream: token, TLS, health, Describe, Probe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from cloud_harness import DATA, Stream, always, open_channel, opening, running_cloud
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cloud_service.config import TlsFiles
+from protos import ecdiff_v1_pb2 as pb
+from protos import ecdiff_v1_pb2_grpc
+from wire.channel import CHANNEL_OPTIONS
+from wire.convert import decode_description
+from wire.errors import LimitExceeded, Unauthenticated, from_status
+from wire.messages import Codec, Finished, Limits
+
+TLS = DATA / "tls"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+async def failure(call: object) -> Exception:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = caught.value
+    return from_status(error.code(), error.details(), error.trailing_metadata())
+
+
+async def test_every_call_but_health_wants_the_token() -> None:
+    async with running_cloud(auth_token="secret") as cloud, open_channel(cloud.address) as stub:
+        for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "secret"),)):
+            stream = Stream(stub, metadata)
+            assert isinstance(await stream.error(), Unauthenticated)
+            assert isinstance(await failure(stub.Describe(pb.DescribeRequest(), metadata=metadata)), Unauthenticated)
+            assert isinstance(await failure(stub.Probe(pb.ProbeRequest(), metadata=metadata)), Unauthenticated)
+        assert cloud.sample("ecdiff_sessions_rejected_total", reason="token") == 9
+        good = (("authorization", "Bearer secret"),)
+        await stub.Describe(pb.DescribeRequest(), metadata=good)
+        stream = Stream(stub, good)
+        await stream.send(opening(always(2)))
+        await stream.receive_until(Finished)
+        async with grpc.aio.insecure_channel(str(cloud.address)) as channel:
+            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert answer.status == SERVING
+
+
+async def test_a_method_that_does_not_exist_is_unimplemented_with_the_right_token() -> None:
+    async with running_cloud(auth_token="secret") as cloud, grpc.aio.insecure_channel(str(cloud.address)) as channel:
+        call = channel.unary_unary("/ecdiff.v9.CloudDenoiser/Denoise")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"", metadata=(("authorization", "Bearer secret"),))
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_tls_with_client_certificates() -> None:
+    ca, key, cert = ((TLS / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
+    files = TlsFiles(cert=TLS / "server.pem", key=TLS / "server.key", client_ca=TLS / "ca.pem")
+    async with running_cloud(tls=files) as cloud:
+        known = grpc.ssl_channel_credentials(ca, key, cert)
+        async with grpc.aio.secure_channel(str(cloud.address), known, options=CHANNEL_OPTIONS) as channel:
+            await ecdiff_v1_pb2_grpc.CloudDenoiserStub(channel).Describe(pb.DescribeRequest())
+        stranger = grpc.ssl_channel_credentials(ca)
+        async with grpc.aio.secure_channel(str(cloud.address), stranger) as channel:
+            call = ecdiff_v1_pb2_grpc.CloudDenoiserStub(channel).Describe(pb.DescribeRequest())
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+
+
+async def test_describe_tells_model_limits_and_load() -> None:
+    async with running_cloud(max_sessions=5) as cloud, open_channel(cloud.address) as stub:
+        idle = decode_description(await stub.Describe(pb.DescribeRequest()))
+        assert idle.model.name == "cloud"
+        assert idle.limits == Limits(max_sessions=5)
+        assert (idle.load.sessions, idle.load.queue) == (0, 0)
+        assert "ddim" in idle.schedulers
+        assert {"reuse", "ecdiff", "linear"} <= set(idle.predictors)
+        assert set(idle.codecs) == set(Codec)
+        stream = Stream(stub)
+        cloud.model.pace()
+        await stream.send(opening(always(3), model=idle.model.fingerprint))
+        cloud.model.permit()
+        await cloud.model.begun(2)
+        busy = decode_description(await stub.Describe(pb.DescribeRequest()))
+        assert (busy.load.sessions, busy.load.queue) == (1, 1)
+        assert busy.load.step_seconds > 0
+
+
+async def test_a_probe_is_stamped_and_padded_within_its_cap() -> None:
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        before = time.time()
+        answer = await stub.Probe(pb.ProbeRequest(t0=before, padding=bytes(1000), response_padding=2000))
+        assert before == answer.t0 <= answer.t1 <= answer.t2 <= time.time()
+        assert len(answer.padding) == 2000
+        assert isinstance(await failure(stub.Probe(pb.ProbeRequest(response_padding=2**20 + 1))), LimitExceeded)
+        assert isinstance(await failure(stub.Probe(pb.ProbeRequest(padding=bytes(2**20 + 1)))), LimitExceeded)
+
+
+async def test_a_device_thread_that_dies_ends_its_sessions_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        cloud.model.pace()
+        stream = Stream(stub)
+        await stream.send(opening(always(5)))
+        await cloud.model.begun(1)
+
+        def break_down(**_: object) -> None:
+            raise RuntimeError("nobody expects this one")
+
+        monkeypatch.setattr(cloud.server.metrics, "evaluated", break_down)
+        cloud.model.permit()
+        assert "device thread" in str(await stream.error())
+        async with asyncio.timeout(10):
+            await cloud.server.died.wait()
