@@ -47,7 +47,8 @@ class Stepper:
             raise ValueError(f"num_inference_steps must lie in 1..{trained}, not {num_inference_steps}")
         self._scheduler = _CLASSES[class_name].from_config(self.config)
         self._scheduler.set_timesteps(num_inference_steps)
-        self._timesteps: list[int] = self._scheduler.timesteps.tolist()
+        # With "trailing" spacing some step counts get one more by rounding, -1, which is no timestep.
+        self._timesteps: list[int] = self._scheduler.timesteps.tolist()[:num_inference_steps]
         if len(self._timesteps) != num_inference_steps or self._timesteps[0] >= trained or self._timesteps[-1] < 0:
             raise ValueError(
                 f"the model's scheduler cannot place {num_inference_steps} steps with timestep_spacing "

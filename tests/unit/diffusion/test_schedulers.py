@@ -82,16 +82,13 @@ def test_schedule_states_signal_and_noise_of_each_step():
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-def test_any_step_count_is_placed_exactly_or_refused(spacing):
-    for steps in range(1, 1001, 7):
-        try:
-            schedule = stepper(steps, timestep_spacing=spacing).schedule
-        except ValueError as error:
-            assert "cannot place" in str(error)  # noqa: PT017
-        else:
-            assert schedule.num_steps == steps
-            assert schedule.timesteps[0] < 1000
-            assert schedule.timesteps[-1] >= 0
+# 61 and 103: "trailing" in diffusers makes one timestep more, -1.
+@pytest.mark.parametrize("steps", [1, 2, 3, 6, 7, 25, 50, 61, 103, 333, 999])
+def test_any_step_count_is_placed_exactly(spacing, steps):
+    schedule = stepper(steps, timestep_spacing=spacing).schedule
+    assert schedule.num_steps == steps
+    assert schedule.timesteps[0] < 1000
+    assert schedule.timesteps[-1] >= 0
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
