@@ -1,0 +1,134 @@
+"""Command line of the recipe: `python -m models.train STAGE --out DIR`.
+
+Stages hand over through folders in DIR: `vae`, `tokenizer`, `text_encoder`, `cloud_unet`, `edge_unet`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from models import PAIR_DIR
+from models.autoencoder import make_autoencoder
+from models.captions import caption_corpus
+from models.data import DEFAULT_GROUPS, DEFAULT_STYLES, STYLES, Icons, load_icons
+from models.export import export_pair, measure_pair
+from models.loop import LoopConfig, Trainer, replace_path
+from models.tasks import DecoderTask, DenoiserTask, as_tensor
+from models.text import make_text_encoder, train_tokenizer
+from models.unets import TEXT_WIDTH, make_cloud_unet, make_edge_unet
+
+OUT_DIR = Path(__file__).resolve().parent / "runs" / "pair"
+
+
+def stage_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Options that every training stage takes."""
+    options = [
+        click.option("--out", "out_dir", type=click.Path(path_type=Path), default=OUT_DIR, help="Working folder."),
+        click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
+        click.option("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice."),
+        click.option("--minutes", type=float, help="Budget in minutes, over all resumed runs."),
+        click.option("--steps", "num_steps", type=int, help="Budget in optimiser steps, instead of --minutes."),
+        click.option("--batch-size", type=int, default=64, show_default=True),
+        click.option("--learning-rate", type=float, default=6e-4, show_default=True),
+        click.option("--styles", default=",".join(DEFAULT_STYLES), help=f"Of {', '.join(STYLES)}.", show_default=True),
+        click.option("--groups", default=",".join(DEFAULT_GROUPS), help="Unicode groups, or all.", show_default=True),
+        click.option("--seed", type=int, default=0, show_default=True),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group()
+def main() -> None:
+    """Train and export the bundled pair; every stage resumes where it was stopped."""
+
+
+@main.command()
+@stage_options
+def autoencoder(styles: str, groups: str, **options: Any) -> None:
+    """Fit the linear encoder, then train the decoder (all groups: detail is shared)."""
+    icons = load_icons(tuple(styles.split(",")))
+    trained = icons.select(held_out=False)
+    config = _config("autoencoder", options)
+    torch.manual_seed(config.seed)
+    vae = make_autoencoder(as_tensor(trained))
+    if not (config.out_dir / "vae").is_dir():
+        replace_path(config.out_dir / "vae", vae.save_pretrained)  # latents exist before the decoder is good
+    Trainer(DecoderTask(vae, trained, icons.select(held_out=True), device=config.device), config).run()
+
+
+@main.command()
+@stage_options
+def cloud(styles: str, groups: str, **options: Any) -> None:
+    """Train the text encoder and the cloud UNet together."""
+    config = _config("cloud", options)
+    if not (config.out_dir / "tokenizer").is_dir():
+        tokenizer = train_tokenizer(caption_corpus(load_icons(tuple(styles.split(",")))))
+        replace_path(config.out_dir / "tokenizer", tokenizer.save_pretrained)
+    tokenizer = CLIPTokenizer.from_pretrained(config.out_dir / "tokenizer")
+    torch.manual_seed(config.seed)
+    task = DenoiserTask(
+        "cloud_unet",
+        make_cloud_unet(),
+        make_text_encoder(tokenizer, width=TEXT_WIDTH),
+        tokenizer,
+        AutoencoderTiny.from_pretrained(config.out_dir / "vae"),
+        _training_icons(styles, groups),
+        train_text=True,
+        device=config.device,
+    )
+    Trainer(task, config).run()
+
+
+@main.command()
+@stage_options
+@click.option("--distil/--no-distil", default=False, help="Learn from the cloud UNet's predictions.")
+def edge(styles: str, groups: str, distil: bool, **options: Any) -> None:
+    """Train the edge UNet on the cloud's text encoder as it stands, which stays fixed."""
+    config = _config("edge", options)
+    torch.manual_seed(config.seed)
+    task = DenoiserTask(
+        "edge_unet",
+        make_edge_unet(),
+        CLIPTextModel.from_pretrained(config.out_dir / "text_encoder"),
+        CLIPTokenizer.from_pretrained(config.out_dir / "tokenizer"),
+        AutoencoderTiny.from_pretrained(config.out_dir / "vae"),
+        _training_icons(styles, groups),
+        train_text=False,
+        guide=UNet2DConditionModel.from_pretrained(config.out_dir / "cloud_unet") if distil else None,
+        device=config.device,
+    )
+    Trainer(task, config).run()
+
+
+@main.command()
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), default=OUT_DIR, help="Working folder.")
+@click.option("--pair", "pair_dir", type=click.Path(path_type=Path), default=PAIR_DIR, help="Where the pair goes.")
+def export(out_dir: Path, pair_dir: Path) -> None:
+    """Write both pipelines as diffusers folders and print their sizes and step times."""
+    export_pair(out_dir, pair_dir)
+    click.echo(measure_pair(pair_dir))
+
+
+def _training_icons(styles: str, groups: str) -> Icons:
+    chosen = None if groups == "all" else tuple(groups.split(","))
+    return load_icons(tuple(styles.split(","))).select(groups=chosen, held_out=False)
+
+
+def _config(stage: str, options: dict[str, Any]) -> LoopConfig:
+    threads = options.pop("threads")
+    if threads:
+        torch.set_num_threads(threads)
+    # Every CPU runs bfloat16, but only those that multiply it natively gain.
+    native = torch.cpu._is_avx512_bf16_supported() if options["device"] == "cpu" else True
+    return LoopConfig(stage=stage, bfloat16=native, **options)
+
+
+if __name__ == "__main__":
+    main()
