@@ -52,7 +52,7 @@ class Lead:
     """What the cloud left us with.
 
     Attributes:
-        opened: What was agreed; None if the cloud went before that.
+        opened: What was agreed; None if the cloud went before that, or it cannot be used.
         state: The newest latents that arrived, and the step they are for; None if none did.
         lost: Why the cloud did not come to the plan's end; None if it did.
     """
@@ -96,6 +96,7 @@ async def follow_cloud(
     recorder: Recorder,
     silence_seconds: float,
     check_opened: Callable[[Opened], None],
+    check_state: Callable[[Opened, State], None],
 ) -> Lead:
     """Run one session until the cloud hands off, finishes or is lost.
 
@@ -107,6 +108,7 @@ async def follow_cloud(
         recorder: Told of everything.
         silence_seconds: How long the cloud may say nothing.
         check_opened: Raises if what was agreed cannot be used here.
+        check_state: Raises if the state that the cloud hands over cannot be used here.
 
     Raises:
         EcdiffError: Only one of `WRONG_REQUEST`, before the session exists.
@@ -124,13 +126,15 @@ async def follow_cloud(
     )
     follower = _Follower(session, policy, recorder)
     started = time.perf_counter()
+    opened: Opened | None = None
     try:
-        follower.opened = await session.open(message)
-        check_opened(follower.opened)
+        opened = await session.open(message)
+        check_opened(opened)
+        follower.opened = opened
         recorder.enter("cloud")
-        await follower.follow()
+        await follower.follow(lambda state: check_state(opened, state))
     except EcdiffError as error:
-        if follower.opened is None and isinstance(error, WRONG_REQUEST):
+        if opened is None and isinstance(error, WRONG_REQUEST):
             raise
         follower.lost = error
         recorder.cloud_totals_from_steps()
@@ -156,7 +160,7 @@ class _Follower:
         self.newest: State | None = None
         self.lost: EcdiffError | None = None
 
-    async def follow(self) -> None:
+    async def follow(self, check_state: Callable[[State], None]) -> None:
         asked_to_stop = False
         while True:
             message = await self._session.receive()
@@ -171,6 +175,7 @@ class _Follower:
                         self._session.send(HandOff())
                         asked_to_stop = True
                 case HandedOff() | Finished():
+                    check_state(message.state)
                     self._take_over(message, received_at)
                     return
                 case Heartbeat():

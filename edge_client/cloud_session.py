@@ -38,9 +38,13 @@ from wire.messages import (
 )
 from wire.tensors import CodecEvent, TensorSpec
 
+Status = tuple[grpc.StatusCode, str | None, Any]
+
 # Below this, decoding takes less time than a hop to another thread.
 INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
+# What grpc.aio itself says of a write that fails.
+FAILED_WRITE = "Internal error from Core"
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
 
@@ -80,6 +84,8 @@ class CloudSession:
         # A step may carry three tensors of one size.
         self._assembler = Assembler(pb.ServerMessage, 3 * max_tensor_bytes + HEADER_BYTES)
         self._call: Any = None
+        self._responses: Any = None
+        self._status: Status | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
 
@@ -91,6 +97,8 @@ class CloudSession:
         """
         self._codec = message.codecs[0]
         self._call = self._stub.Denoise(metadata=self._metadata)
+        self._call.add_done_callback(self._note_status)
+        self._responses = aiter(self._call)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._ping())]
         self.send(message)
         while True:
@@ -141,10 +149,8 @@ class CloudSession:
         while True:
             try:
                 received = await self._read()
-            except grpc.aio.AioRpcError as error:
-                raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
-            if received is grpc.aio.EOF:
-                raise await self._ending()
+            except (grpc.aio.AioRpcError, StopAsyncIteration):
+                raise await self._ending() from None
             self.bytes_received += received.ByteSize()
             try:
                 whole = self._assembler.push(received)
@@ -155,15 +161,18 @@ class CloudSession:
                 raise ProtocolError(f"the cloud sent what cannot be used: {error}") from error
 
     async def _read(self) -> Any:
-        """Return what the call gives next, EOF included.
+        """Return what the call gives next.
 
         The wait is cut in slices, and each must pass without a message: a pause of this very process (a model being
         loaded, a laptop asleep) uses up one of them at most and is not taken for the cloud's silence.
 
         Raises:
             NotServing: Silence for too long.
+            AioRpcError: The cloud ended the stream with an error.
+            StopAsyncIteration: The cloud ended the stream.
         """
-        reading = asyncio.ensure_future(self._call.read())
+        # Unlike read(), the iterator gives what has arrived even after a write has failed.
+        reading = asyncio.ensure_future(anext(self._responses))
         try:
             for _ in range(SILENCE_SLICES):
                 await asyncio.wait({reading}, timeout=self._silence_seconds / SILENCE_SLICES)
@@ -179,10 +188,29 @@ class CloudSession:
         return await asyncio.to_thread(decode_server, message, specs=self._specs, observe=self._observe)
 
     async def _ending(self) -> EcdiffError:
-        code = await self._call.code()
+        """Return what the status that ended the stream means."""
+        code, details, metadata = self._status or await _status(self._call)
         if code is grpc.StatusCode.OK:
             return Cancelled("the cloud ended the session")
-        return from_status(code, await self._call.details(), await self._call.trailing_metadata())
+        if _is_failed_write(code, details):
+            return NotServing("the connection to the cloud broke")
+        return from_status(code, details, metadata)
+
+    def _note_status(self, call: Any) -> None:
+        """Keep the cloud's own status.
+
+        A write that fails because the cloud has just ended the stream makes grpc.aio put a status of its own over the
+        cloud's (grpc issue 36066), sometimes before anybody could read it; but not before this callback.
+        """
+        waiting = _status(call)
+        try:
+            waiting.send(None)
+        except StopIteration as known:  # it does not wait: in a done callback there is a status
+            code, details, _ = known.value
+            if not _is_failed_write(code, details):
+                self._status = known.value
+        else:
+            waiting.close()
 
     async def _write(self) -> None:
         """The only writer of this stream."""
@@ -217,5 +245,13 @@ class CloudSession:
     async def _drain(self) -> None:
         """Read on until the cloud has ended the call, so that nothing is cancelled needlessly."""
         with contextlib.suppress(grpc.aio.AioRpcError):
-            while await self._call.read() is not grpc.aio.EOF:
+            async for _ in self._responses:
                 pass
+
+
+async def _status(call: Any) -> Status:
+    return await call.code(), await call.details(), await call.trailing_metadata()
+
+
+def _is_failed_write(code: grpc.StatusCode, details: str | None) -> bool:
+    return code is grpc.StatusCode.INTERNAL and details == FAILED_WRITE

@@ -24,7 +24,7 @@ from edge_client.report import Recorder, Report
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import FixedHandoff, HandoffReason
 from wire.errors import IncompatibleModels, ProtocolError
-from wire.messages import Array, Opened, Plan
+from wire.messages import Array, Opened, Plan, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +112,7 @@ class Generation:
                 recorder=self._recorder,
                 silence_seconds=self._silence_seconds,
                 check_opened=self._check_opened,
+                check_state=self._check_state,
             )
         finally:
             await link.stop_probing()
@@ -130,6 +131,19 @@ class Generation:
             raise ProtocolError(f"the cloud's scheduler cannot be used: {error}") from error
         if not np.allclose(schedule.timesteps, opened.timesteps):
             raise ProtocolError("the cloud's timesteps are not those of the scheduler that it names")
+
+    def _check_state(self, opened: Opened, state: State) -> None:
+        """What the cloud hands over must fit the scheduler that it named."""
+        if not state.scheduler_state:
+            return
+        try:
+            self._load_state(self._stepper(opened), state)
+        except ValueError as error:
+            raise ProtocolError(f"the cloud's scheduler state cannot be used: {error}") from error
+
+    @staticmethod
+    def _load_state(stepper: Stepper, state: State) -> None:
+        stepper.load_state({name: from_array(value) for name, value in state.scheduler_state.items()})
 
     def _note_handoff(self, plan: Plan, lead: Lead) -> None:
         step = lead.state.step_index if lead.state is not None else 0
@@ -156,7 +170,7 @@ class Generation:
         stepper = self._stepper(lead.opened if lead is not None else None)
         model = self._edge.model
         if lead is not None and lead.state is not None:
-            stepper.load_state({name: from_array(value) for name, value in lead.state.scheduler_state.items()})
+            self._load_state(stepper, lead.state)
             latents, start_step = from_array(lead.state.latents), lead.state.step_index
         else:
             if self._noise is not None:
