@@ -60,7 +60,7 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
 
         async def send(message: ServerMessage | pb.ServerMessage) -> None:
             if not isinstance(message, pb.ServerMessage):
-                message = encode_server(message, codec=Codec.RAW)
+                message = encode_server(message, codec=opening.codecs[0])
             await context.write(message)
 
         try:
