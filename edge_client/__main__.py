@@ -10,6 +10,8 @@ def main() -> None:
     # Forking beside gRPC's threads is unsafe; and its own log lines are not for users.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Two services on one machine: a thread that spins while it waits takes the core that the other one needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from edge_client.cli import main as run
 
     run()
