@@ -32,14 +32,16 @@ def export_pair(out_dir: Path, pair_dir: Path) -> None:
             shutil.rmtree(folder)
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
         pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # older transformers read these
-        for part in ("unet", "vae"):
-            _forget_run(folder / part / "config.json")
+        for part in ("text_encoder", "unet", "vae"):
+            _tidy_config(folder / part / "config.json")
+        for weights in folder.rglob("*.safetensors"):
+            weights.chmod(0o644)  # written for the owner alone, which a container's user is not
     for part in SHARED_PARTS:
         shutil.rmtree(pair_dir / "edge" / part)
         (pair_dir / "edge" / part).symlink_to(Path("..") / "cloud" / part, target_is_directory=True)
 
 
-def measure_pair(pair_dir: Path, *, num_threads: int = 2, num_rounds: int = 60) -> str:
+def measure_pair(pair_dir: Path, *, num_threads: int = 2, num_rounds: int = 30) -> str:
     """Describe both UNets: parameters, and the median milliseconds of a guided step (two rows) on the CPU."""
     unets = {
         name: StableDiffusionPipeline.from_pretrained(pair_dir / name).unet.float().eval() for name in ("cloud", "edge")
@@ -69,10 +71,14 @@ def _step_seconds(unet: UNet2DConditionModel) -> float:
     return time.perf_counter() - started
 
 
-def _forget_run(config_path: Path) -> None:
-    """Drop what diffusers notes about the training run: its folder, and a key its own loader warns about."""
+def _tidy_config(config_path: Path) -> None:
+    """Drop the training folder and a key that diffusers' own loader warns about; ask for float32 by default.
+
+    transformers would load the text encoder in the precision it is stored in, unlike diffusers the rest.
+    """
     config = json.loads(config_path.read_text())
-    config.pop("_name_or_path", None)
-    if config["_class_name"] == "AutoencoderTiny":
-        config.pop("block_out_channels", None)
+    for noise in ("_name_or_path", "block_out_channels" if config.get("_class_name") == "AutoencoderTiny" else ""):
+        config.pop(noise, None)
+    if "dtype" in config:
+        config["dtype"] = "float32"
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

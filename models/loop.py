@@ -120,7 +120,7 @@ class Trainer:
         self._draw_sheet()
 
     def save(self) -> None:
-        """Write the checkpoint and the averaged weights, each moved into place so that a kill leaves the old."""
+        """Write the checkpoint and the averaged weights, each moved into place when complete."""
         config = self.config
         config.out_dir.mkdir(parents=True, exist_ok=True)
         state = {
