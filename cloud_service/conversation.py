@@ -91,6 +91,7 @@ class Conversation:
         self._specs = ClientSpecs()
         self._observe = service.metrics.codec_event
         self._started_at = time.monotonic()
+        self._request_id = ""
         self._sent_bytes = 0
         self._received_bytes = 0
 
@@ -126,7 +127,6 @@ class Conversation:
             request = await self._accept()
             session = Session(
                 session_id=uuid.uuid4().hex,
-                request_id=request.open.request_id,
                 outbox=Outbox(credit=request.open.credit, max_waiting_bytes=_MAX_WAITING_BYTES),
                 start_step=request.start_step,
                 handoff_step=request.open.plan.handoff_step,
@@ -135,7 +135,10 @@ class Conversation:
             self._service.registry.add(session, step_seconds=self._service.engine.step_seconds)
         except EcdiffError as error:
             self._service.metrics.rejected(error)
-            _log.info("session refused", extra={"error": type(error).__name__, "reason": str(error)})
+            _log.info(
+                "session refused",
+                extra={"request_id": self._request_id, "error": type(error).__name__, "reason": str(error)},
+            )
             raise
         self._service.engine.open(session.session_id, request)
         return session, request
@@ -150,6 +153,7 @@ class Conversation:
         except StopAsyncIteration:
             raise ProtocolError("the stream ended before Open") from None
         header = check_header(message, served, limits)
+        self._request_id = header.request_id
         check = functools.partial(check_open, message, header, served, limits, self._observe)
         request, self._specs = await _off_loop(check, message.ByteSize())
         return request
@@ -244,7 +248,7 @@ class Conversation:
         _log.info(
             "session closed",
             extra={
-                "request_id": session.request_id,
+                "request_id": self._request_id,
                 "session_id": session.session_id,
                 "outcome": outcome,
                 "model": self._service.ready().model.info.name,

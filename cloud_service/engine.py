@@ -110,8 +110,8 @@ class Engine:
 
     @property
     def queue_length(self) -> int:
-        """Sessions that wait for the device or are on it."""
-        return len(self._worker.positions) if self._worker else 0
+        """Sessions that wait for the device while others are on it."""
+        return sum(position > 0 for position in self._worker.positions.values()) if self._worker else 0
 
     @property
     def step_seconds(self) -> float:
@@ -131,11 +131,11 @@ class Engine:
             try:
                 served = warm_up(self._load())
             except Exception as error:
-                self._loop.call_soon_threadsafe(ready.set_exception, error)
+                self._loop.call_soon_threadsafe(_settle, ready, error)
                 return
             outgoing = _Batches(self._loop, self._deliver)
             self._worker = Worker(served.model, max_batch=self._max_batch, metrics=self._metrics, outgoing=outgoing)
-            self._loop.call_soon_threadsafe(ready.set_result, served)
+            self._loop.call_soon_threadsafe(_settle, ready, served)
             try:
                 while not self._stopping:
                     self._take_commands(self._worker, outgoing)
@@ -181,6 +181,15 @@ class _Batches:
         if self._events:
             events, self._events = self._events, []
             self._loop.call_soon_threadsafe(self._deliver, events)
+
+
+def _settle(ready: asyncio.Future[Served], outcome: Served | Exception) -> None:
+    if ready.cancelled():  # the service was told to stop while it was loading
+        return
+    if isinstance(outcome, Exception):
+        ready.set_exception(outcome)
+    else:
+        ready.set_result(outcome)
 
 
 def warm_up(model: Model) -> Served:

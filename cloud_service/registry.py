@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from cloud_service.metrics import Metrics
 from cloud_service.session import Parked, Session, SessionEvent
@@ -18,11 +19,13 @@ class Registry:
 
     Args:
         max_sessions: Most sessions that run at a time; parked ones are extra.
+        max_batch: Most sessions in one forward pass.
         metrics: Where the number of sessions is shown.
     """
 
-    def __init__(self, *, max_sessions: int, metrics: Metrics) -> None:
+    def __init__(self, *, max_sessions: int, max_batch: int, metrics: Metrics) -> None:
         self._max_sessions = max_sessions
+        self._max_batch = max_batch
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
         self._draining = False
@@ -97,7 +100,8 @@ class Registry:
 
     def _retry_after_seconds(self, step_seconds: float) -> float:
         fewest_steps = min(session.remaining_steps for session in self._sessions.values() if not session.parked)
-        estimate = fewest_steps * step_seconds * self._max_sessions
+        passes_per_step = math.ceil(self._max_sessions / self._max_batch)
+        estimate = fewest_steps * step_seconds * passes_per_step
         return min(max(estimate, _MIN_RETRY_SECONDS), _MAX_RETRY_SECONDS)
 
     def _update(self) -> None:

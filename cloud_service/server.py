@@ -53,7 +53,7 @@ class CloudServer:
         self.metrics = Metrics()
         self.died = asyncio.Event()
         self._config = config
-        self._registry = Registry(max_sessions=config.max_sessions, metrics=self.metrics)
+        self._registry = Registry(max_sessions=config.max_sessions, max_batch=config.max_batch, metrics=self.metrics)
         self._engine = Engine(
             load,
             max_batch=config.max_batch,

@@ -84,7 +84,7 @@ async def test_describe_tells_model_limits_and_load() -> None:
         cloud.model.permit()
         await cloud.model.begun(2)
         busy = decode_description(await stub.Describe(pb.DescribeRequest()))
-        assert (busy.load.sessions, busy.load.queue) == (1, 1)
+        assert (busy.load.sessions, busy.load.queue) == (1, 0)
         assert busy.load.step_seconds > 0
 
 

@@ -106,6 +106,25 @@ async def test_a_reader_that_reads_nothing_is_given_up_and_costs_the_others_noth
         assert "took no message" in str(error)
 
 
+async def test_a_client_that_vanishes_in_the_middle_of_a_message_leaves_no_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running_cloud() as cloud:
+        async with open_channel(cloud.address) as stub:
+            stream = Stream(stub)
+            await stream.send(opening(always(4, handoff_step=0), height=2048, width=2048, num_images=8))
+            async with asyncio.timeout(30):
+                while not cloud.sample("ecdiff_cloud_sessions"):
+                    await asyncio.sleep(0.005)
+            await asyncio.sleep(0.2)  # by now the writer waits for the client to take something
+        await no_session_left(cloud)
+        async with open_channel(cloud.address) as stub:
+            stream = Stream(stub)
+            await stream.send(opening(always(2)))
+            await stream.receive_until(Finished)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # ------------------------------------------------------------------------------------ sharing
 
 

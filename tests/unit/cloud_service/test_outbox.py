@@ -121,7 +121,6 @@ def test_every_header_arrives_once_in_order_and_credits_are_never_overdrawn(acti
 def new_session(credit: int = 0) -> Session:
     return Session(
         session_id="s",
-        request_id="r",
         outbox=outbox(credit),
         start_step=0,
         handoff_step=8,
@@ -130,7 +129,7 @@ def new_session(credit: int = 0) -> Session:
 
 
 async def test_silence_is_filled_with_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(session, "_SILENCE_SECONDS", 0.01)
     one = new_session()
     messages = one.messages()
     assert await anext(messages) == Heartbeat(queue_position=3, step_index=0)
@@ -167,7 +166,7 @@ async def test_a_handoff_tells_how_long_it_waited() -> None:
 
 
 async def test_silence_of_a_running_session_is_no_reason_to_expire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(session, "_SILENCE_SECONDS", 0.01)
     monkeypatch.setattr(session, "PARKED_SECONDS", 0.03)
     one = new_session()
     messages = one.messages()
