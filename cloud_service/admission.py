@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from cloud_service.engine import Served
-from cloud_service.generation import Request
+from cloud_service.request import Request
 from diffusion.predictors import make_predictor
 from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
 from diffusion.tensors import from_array

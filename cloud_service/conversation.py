@@ -16,11 +16,12 @@ import grpc.aio
 
 from cloud_service.admission import check_header, check_open
 from cloud_service.engine import Engine, Served
-from cloud_service.generation import Request
 from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
+from cloud_service.outbox import Outbox, tensor_bytes
 from cloud_service.registry import Registry
-from cloud_service.session import Outbox, Session, tensor_bytes
+from cloud_service.request import Request
+from cloud_service.session import Session
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import PARKED_SECONDS
 from wire.convert import ClientSpecs, decode_client, encode_server
@@ -179,9 +180,7 @@ class Conversation:
                 received_at = time.time()
                 self._received_bytes += encoded.ByteSize()
                 session.last_heard = time.monotonic()
-                decode = functools.partial(
-                    decode_client, encoded, specs=self._specs, observe=self._service.metrics.codec_event
-                )
+                decode = functools.partial(decode_client, encoded, specs=self._specs, observe=self._observe)
                 self._take(await _off_loop(decode, encoded.ByteSize()), session, received_at)
         except EcdiffError as error:
             self._end(session, error)
@@ -220,17 +219,14 @@ class Conversation:
     # ------------------------------------------------------------------------------ writing
 
     async def _write(self, message: ServerMessage, request: Request) -> None:
-        encode = functools.partial(
-            encode_server, message, codec=request.codec, observe=self._service.metrics.codec_event
-        )
-        encoded = await _off_loop(encode, tensor_bytes(message))
-        try:
-            async with asyncio.timeout(_WRITE_SECONDS):
-                for piece in fragments(encoded):
-                    self._sent_bytes += piece.ByteSize()
+        encode = functools.partial(encode_server, message, codec=request.codec, observe=self._observe)
+        for piece in fragments(await _off_loop(encode, tensor_bytes(message))):
+            self._sent_bytes += piece.ByteSize()
+            try:
+                async with asyncio.timeout(_WRITE_SECONDS):
                     await self._context.write(piece)
-        except TimeoutError:
-            raise DeadlineExceeded(f"the client took no message for {_WRITE_SECONDS:g} s") from None
+            except TimeoutError:
+                raise DeadlineExceeded(f"the client took no message for {_WRITE_SECONDS:g} s") from None
 
     # ------------------------------------------------------------------------------ ending
 

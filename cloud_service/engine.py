@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from cloud_service.generation import Request
 from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
+from cloud_service.request import Request
 from cloud_service.session import SessionEvent
 from cloud_service.worker import Worker
 from diffusion.model import Evaluation, Model

@@ -8,24 +8,20 @@ import json
 import time
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cloud_service.request import Request
 from cloud_service.session import Parked, SessionEvent
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
-from diffusion.predictors import Predictor
-from diffusion.schedulers import Stepper
 from diffusion.tensors import from_array, to_array
 from diffusion.trajectory import StepResult, Trajectory
-from orchestrator.refresh import RefreshPolicy
 from wire.errors import ModelError
 from wire.messages import (
     Array,
-    Codec,
     Correct,
     Correction,
     DType,
@@ -33,7 +29,6 @@ from wire.messages import (
     HandedOff,
     ModelDescription,
     Noise,
-    Open,
     Opened,
     PromptEmbeds,
     PromptText,
@@ -43,34 +38,6 @@ from wire.messages import (
     Step,
     Totals,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What an accepted `Open` amounts to.
-
-    Attributes:
-        open: The message, every check passed.
-        latents_shape: `[B, C, H, W]` in latent pixels.
-        codec: Chosen from those that the client accepts.
-        stepper: The scheduler of this generation.
-        start_step: First step that the cloud runs.
-        refresh: Its refresh policy.
-        predictor: Its predictor.
-    """
-
-    open: Open
-    latents_shape: tuple[int, ...]
-    codec: Codec
-    stepper: Stepper
-    start_step: int
-    refresh: RefreshPolicy
-    predictor: Predictor
-
-    @property
-    def guided(self) -> bool:
-        """Whether guidance needs a second, negative row."""
-        return self.open.guidance_scale > 1.0
 
 
 class Need(enum.Enum):

@@ -29,8 +29,8 @@ class Registry:
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
         self._draining = False
-        self._nobody_runs = asyncio.Event()
-        self._nobody_runs.set()
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     @property
     def num_running(self) -> int:
@@ -73,14 +73,17 @@ class Registry:
         self._update()
 
     async def drain(self, grace_seconds: float) -> None:
-        """Let nobody in, let running sessions finish within `grace_seconds`, then end those that did not."""
+        """Let nobody in, let running sessions finish within `grace_seconds`, then end those that did not.
+
+        A session has finished when its last message was taken; a parked one has nothing to finish.
+        """
         self._draining = True
         for session in self._sessions.values():
             if session.parked:
                 session.finish()
         try:
             async with asyncio.timeout(grace_seconds):
-                await self._nobody_runs.wait()
+                await self._empty.wait()
         except TimeoutError:
             self.fail_all(NotServing("the service is shutting down"))
 
@@ -106,7 +109,7 @@ class Registry:
 
     def _update(self) -> None:
         self._metrics.sessions.set(len(self._sessions))
-        if self.num_running:
-            self._nobody_runs.clear()
+        if self._sessions:
+            self._empty.clear()
         else:
-            self._nobody_runs.set()
+            self._empty.set()

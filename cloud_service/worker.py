@@ -9,9 +9,10 @@ from typing import Protocol
 
 import torch
 
-from cloud_service.generation import Generation, Need, Request
+from cloud_service.generation import Generation, Need
 from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
+from cloud_service.request import Request
 from cloud_service.scheduling import Candidate, by_waiting_time, pick_turn
 from cloud_service.session import SessionEvent
 from diffusion.model import Model

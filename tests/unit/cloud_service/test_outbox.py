@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_service import session
-from cloud_service.session import Outbox, Parked, Session
+from cloud_service.outbox import Outbox
+from cloud_service.session import Parked, Session
 from wire.errors import DeadlineExceeded, ModelError
 from wire.messages import HandedOff, Heartbeat, Pong, Source, State, Step, Totals
 

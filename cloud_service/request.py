@@ -1,0 +1,38 @@
+"""An `Open` that passed every check, with what it asks for already built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from diffusion.predictors import Predictor
+from diffusion.schedulers import Stepper
+from orchestrator.refresh import RefreshPolicy
+from wire.messages import Codec, Open
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What an accepted `Open` amounts to.
+
+    Attributes:
+        open: The message, every check passed.
+        latents_shape: `[B, C, H, W]` in latent pixels.
+        codec: Chosen from those that the client accepts.
+        stepper: The scheduler of this generation.
+        start_step: First step that the cloud runs.
+        refresh: Its refresh policy.
+        predictor: Its predictor.
+    """
+
+    open: Open
+    latents_shape: tuple[int, ...]
+    codec: Codec
+    stepper: Stepper
+    start_step: int
+    refresh: RefreshPolicy
+    predictor: Predictor
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance needs a second, negative row."""
+        return self.open.guidance_scale > 1.0
