@@ -16,7 +16,7 @@ from diffusion.pipeline_folder import PipelineFolder, canonical_json
 from diffusion.scheduler_config import PREDICTION_TYPES
 
 FAMILY = "sd"
-FAMILY = "stable-diffusion"
+FAMILY = "sd"
 _VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 # What a UNet may not want: inputs that this pipeline does not have.
 _FOREIGN_INPUTS = (

@@ -198,7 +198,7 @@ def test_loading_a_unet_reads_neither_text_encoder_nor_vae(cloud_folder):
 def test_description_is_complete(cloud, cloud_folder):
     info = cloud.info
     assert info.name == "cloud"
-    assert (info.family, info.layout, info.latent_channels) == ("stable-diffusion", "BCHW", 4)
+    assert (info.family, info.layout, info.latent_channels) == ("sd", "BCHW", 4)
     assert (info.default_height, info.default_width, info.vae_scale_factor) == (128, 128, 8)
     assert (info.vae_scaling_factor, info.vae_shift_factor) == (0.18215, 0.0)
     assert info.scheduler_class == "DDIMScheduler"
