@@ -77,8 +77,9 @@ def _tidy_config(config_path: Path) -> None:
     transformers would load the text encoder in the precision it is stored in, unlike diffusers the rest.
     """
     config = json.loads(config_path.read_text())
-    for noise in ("_name_or_path", "block_out_channels" if config.get("_class_name") == "AutoencoderTiny" else ""):
-        config.pop(noise, None)
+    config.pop("_name_or_path", None)
+    if config.get("_class_name") == "AutoencoderTiny":
+        config.pop("block_out_channels", None)
     if "dtype" in config:
         config["dtype"] = "float32"
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
@@ -51,6 +52,11 @@ def to_images(pictures: Tensor) -> list[Image.Image]:
     """Pictures in [-1, 1], `[N, 3, H, W]`, as images."""
     pixels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(picture) for picture in pixels]
+
+
+def images_to_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """The inverse of `to_images`."""
+    return torch.stack([torch.from_numpy(np.array(image)) for image in images]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def save_sheet(rows: Sequence[Sequence[Image.Image]], path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from models import PAIR_DIR
+from models import DEFAULT_GUIDANCE_SCALE, PAIR_DIR
+from models.assess import assess_pair
 from models.autoencoder import make_autoencoder
 from models.captions import caption_corpus
 from models.data import DEFAULT_GROUPS, DEFAULT_STYLES, STYLES, Icons, load_icons
@@ -79,7 +80,7 @@ def cloud(styles: str, groups: str, **options: Any) -> None:
         make_text_encoder(tokenizer, width=TEXT_WIDTH),
         tokenizer,
         AutoencoderTiny.from_pretrained(config.out_dir / "vae"),
-        _training_icons(styles, groups),
+        _icons(styles, groups).select(held_out=False),
         train_text=True,
         device=config.device,
     )
@@ -99,7 +100,7 @@ def edge(styles: str, groups: str, distil: bool, **options: Any) -> None:
         CLIPTextModel.from_pretrained(config.out_dir / "text_encoder"),
         CLIPTokenizer.from_pretrained(config.out_dir / "tokenizer"),
         AutoencoderTiny.from_pretrained(config.out_dir / "vae"),
-        _training_icons(styles, groups),
+        _icons(styles, groups).select(held_out=False),
         train_text=False,
         guide=UNet2DConditionModel.from_pretrained(config.out_dir / "cloud_unet") if distil else None,
         device=config.device,
@@ -116,9 +117,23 @@ def export(out_dir: Path, pair_dir: Path) -> None:
     click.echo(measure_pair(pair_dir))
 
 
-def _training_icons(styles: str, groups: str) -> Icons:
-    chosen = None if groups == "all" else tuple(groups.split(","))
-    return load_icons(tuple(styles.split(","))).select(groups=chosen, held_out=False)
+@main.command()
+@click.option("--pair", "pair_dir", type=click.Path(path_type=Path), default=PAIR_DIR, help="The pair to look at.")
+@click.option("--guidance-scales", default=str(DEFAULT_GUIDANCE_SCALE), help="Several, with commas between.")
+@click.option("--num-prompts", type=int, default=96, show_default=True)
+@click.option("--held-out", is_flag=True, help="Ask for what no stage was trained on.")
+@click.option("--styles", default=",".join(DEFAULT_STYLES), show_default=True)
+@click.option("--groups", default=",".join(DEFAULT_GROUPS), show_default=True)
+def assess(pair_dir: Path, guidance_scales: str, num_prompts: int, held_out: bool, styles: str, groups: str) -> None:
+    """Print how often the asked-for picture is the nearest one, for both models."""
+    scales = tuple(float(scale) for scale in guidance_scales.split(","))
+    icons = _icons(styles, groups)
+    for line in assess_pair(pair_dir, icons, held_out=held_out, guidance_scales=scales, num_prompts=num_prompts):
+        click.echo(line)
+
+
+def _icons(styles: str, groups: str) -> Icons:
+    return load_icons(tuple(styles.split(","))).select(groups=None if groups == "all" else tuple(groups.split(",")))
 
 
 def _config(stage: str, options: dict[str, Any]) -> LoopConfig:
