@@ -12,7 +12,7 @@ from diffusion.compatibility import check_pair
 from edge_client.cloud_link import CloudLink, Credentials
 from edge_client.edge_model import EdgeModel
 from edge_client.generation import Generation, GenerationResult
-from edge_client.local_cloud import LocalCloud
+from edge_client.local_cloud import STOP_SECONDS, LocalCloud
 from edge_client.metrics import EdgeMetrics
 from edge_client.report import Recorder, Snapshot
 from edge_client.request import GenerationRequest
@@ -175,6 +175,9 @@ class EdgeClient:
         )
         try:
             await asyncio.wait({failing, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done() and connecting.exception() is not None:
+                # A service that goes down breaks the connection a moment before its process is gone.
+                await asyncio.wait({failing}, timeout=STOP_SECONDS)
             if failing.done():
                 raise failing.result()
             self._link = connecting.result()

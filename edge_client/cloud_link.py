@@ -23,6 +23,7 @@ from wire.messages import PROTOCOL_VERSION, Description
 SERVING = health_pb2.HealthCheckResponse.SERVING
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 CALL_SECONDS = 5.0
+GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 BURST_PROBES = 4
 PROBE_SECONDS = 1.0
 BANDWIDTH_BYTES = 256 * 1024
@@ -163,7 +164,7 @@ class CloudLink:
         told = from_status(error.code(), error.details(), error.trailing_metadata())
         if isinstance(told, Unauthenticated):
             return Unauthenticated(f"the cloud at {self.address} refused the token: check --auth-token-file ({told})")
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if error.code() in GONE:
             return NotServing(
                 f"{otherwise} at {self.address}: check the address, or start one with cloud-service serve"
             )

@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffusion.scheduler_config import SCHEDULERS
 from orchestrator.plan import CLOUD_MODES, PlanOptions, make_plan
 from wire.messages import Codec, Plan
 
@@ -71,6 +72,8 @@ class GenerationRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 pixel, not {value}")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"unknown scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
         _ = self.plan
