@@ -6,12 +6,14 @@ process of its own all the same: own session, own threads, own gRPC. gRPC itself
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import runpy
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,9 @@ def import_heavy_modules() -> None:
     import diffusion.loading
 
     _ = diffusion.loading
+    # No collection in a child has to walk these objects, and so copy their pages.
+    gc.collect()
+    gc.freeze()
 
 
 def serve(connection: socket.socket) -> dict[str, Any] | None:
@@ -79,7 +84,18 @@ def run(program: dict[str, Any]) -> None:
         limit = (program["file_limit_bytes"],) * 2
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     sys.argv = [program["module"], *program["arguments"]]
-    runpy.run_module(program["module"], run_name="__main__", alter_sys=True)
+    returncode = 0
+    try:
+        runpy.run_module(program["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as leaving:
+        returncode = int(leaving.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        returncode = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # An orderly end would first take apart everything that the server had imported: seconds.
+    os._exit(returncode)
 
 
 if __name__ == "__main__":
