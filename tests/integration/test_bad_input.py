@@ -242,7 +242,6 @@ def test_metrics_port_in_use_fails(programs: Programs, cloud: Cloud) -> None:
 def test_fresh_interpreters_say_the_same(programs: Programs, cloud: Cloud, tmp_path: Path) -> None:
     edge = ("edge_client", "generate", "a cat", "--edge-model", str(EDGE_MODEL), "--cloud", cloud.address)
     runs = [
-        (programs.cold(*edge, "--handoff-step", "51", folder=tmp_path), BAD_USAGE, "handoff_step"),
         (programs.cold(*edge, "--height", "100", folder=tmp_path), BAD_USAGE, "multiples of 8"),
         (programs.cold("edge_client", "paint", folder=tmp_path), BAD_USAGE, "paint"),
         (programs.cold("cloud_service", "serve", "--listen", "nowhere"), BAD_USAGE, "HOST:PORT"),
