@@ -15,7 +15,7 @@ from edge_client.generation import Generation, GenerationResult
 from edge_client.local_cloud import STOP_SECONDS, LocalCloud
 from edge_client.metrics import EdgeMetrics
 from edge_client.report import Recorder, Snapshot
-from edge_client.request import GenerationRequest
+from edge_client.request import REMOTE_WAIT_SECONDS, GenerationRequest, parse_addresses
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
 from orchestrator.handoff import HandoffReason
@@ -23,7 +23,6 @@ from orchestrator.link import LinkEstimate
 from orchestrator.plan import PlanOptions
 from wire.errors import IncompatibleModels
 
-REMOTE_WAIT_SECONDS = 10.0
 OWN_WAIT_SECONDS = 300.0
 DIFFUSERS_GUIDANCE_SCALE = 7.5
 
@@ -198,17 +197,3 @@ class EdgeClient:
         if self._local_cloud is not None:
             await self._local_cloud.stop()
             self._local_cloud = None
-
-
-def parse_addresses(text: str) -> tuple[str, ...]:
-    """Read `HOST:PORT[,HOST:PORT]`.
-
-    Raises:
-        ValueError: A part that is not HOST:PORT.
-    """
-    addresses = tuple(part.strip() for part in text.split(","))
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"--cloud must be HOST:PORT, such as 127.0.0.1:50051, not {address!r}")
-    return addresses

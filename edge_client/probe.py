@@ -6,8 +6,8 @@ import math
 
 from rich.console import Console
 
-from edge_client.client import REMOTE_WAIT_SECONDS, parse_addresses
 from edge_client.cloud_link import BANDWIDTH_BYTES, CloudLink, Credentials
+from edge_client.request import REMOTE_WAIT_SECONDS, parse_addresses
 from edge_client.terminal import kib
 
 NUM_PROBES = 20

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_client.client import parse_addresses
-from edge_client.request import CODEC_OFFERS, GenerationRequest
+from edge_client.request import CODEC_OFFERS, GenerationRequest, parse_addresses
 from orchestrator.plan import PlanOptions
 from wire.messages import Codec
 
