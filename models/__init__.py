@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-DEFAULT_GUIDANCE_SCALE = 3.0
+DEFAULT_GUIDANCE_SCALE = 2.0
 """Guidance that looked best over 50 DDIM steps on the bundled pair."""
 
 PROMPT_FORM = "{name}, {style} style"

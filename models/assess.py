@@ -47,17 +47,29 @@ def assess(
     images = generate(
         pipeline, prompts, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, seed=seed
     )
-    generated, real = _blur(images_to_tensor(images)), _blur(as_tensor(icons))
-    ranks = {}
-    for prompt, picture, index in zip(prompts, generated, chosen, strict=True):
-        rivals = [i for i, style in enumerate(icons.styles) if style == icons.styles[index]]
-        distances = (real[rivals] - picture).square().mean(1)
-        ranks[prompt] = int((distances < distances[rivals.index(index)]).sum())
+    ranks = dict(zip(prompts, rank_pictures(images_to_tensor(images), icons, chosen), strict=True))
     return Assessment(
         top1=sum(rank < 1 for rank in ranks.values()) / len(ranks),
         top5=sum(rank < 5 for rank in ranks.values()) / len(ranks),
         ranks=ranks,
     )
+
+
+def rank_pictures(pictures: Tensor, icons: Icons, wanted: list[int]) -> list[int]:
+    """Count, for each picture, the icons of the wanted one's style that are nearer than the wanted one.
+
+    Args:
+        pictures: `[N, 3, H, W]` in [-1, 1].
+        icons: What they are compared with.
+        wanted: Index into `icons` of what each picture should show.
+    """
+    blurred, real = _blur(pictures), _blur(as_tensor(icons))
+    ranks = []
+    for picture, index in zip(blurred, wanted, strict=True):
+        rivals = [i for i, style in enumerate(icons.styles) if style == icons.styles[index]]
+        distances = (real[rivals] - picture).square().mean(1)
+        ranks.append(int((distances < distances[rivals.index(index)]).sum()))
+    return ranks
 
 
 def assess_pair(
