@@ -23,7 +23,8 @@ from orchestrator.link import LinkEstimate
 from orchestrator.plan import PlanOptions
 from wire.errors import IncompatibleModels
 
-OWN_WAIT_SECONDS = 300.0
+# A service of our own may be downloading its model; its end is noticed at once.
+OWN_WAIT_SECONDS = 3600.0
 DIFFUSERS_GUIDANCE_SCALE = 7.5
 
 
@@ -75,6 +76,8 @@ class EdgeClient:
         self._link: CloudLink | None = None
         self._warnings: tuple[str, ...] = ()
         self._edge: EdgeModel | None = None
+        # One edge model, one thread: generations take turns.
+        self._turn = asyncio.Lock()
         self.metrics = EdgeMetrics()
 
     async def __aenter__(self) -> EdgeClient:
@@ -113,7 +116,13 @@ class EdgeClient:
     async def run(
         self, request: GenerationRequest, on_progress: Callable[[Snapshot], None] | None = None
     ) -> GenerationResult:
-        """Run one request; see `generate` for what it raises."""
+        """Run one request; see `generate` for what it raises. Concurrent calls take turns."""
+        async with self._turn:
+            return await self._run(request, on_progress)
+
+    async def _run(
+        self, request: GenerationRequest, on_progress: Callable[[Snapshot], None] | None
+    ) -> GenerationResult:
         recorder = Recorder(request=request, link=LinkEstimate(), on_progress=on_progress)
         recorder.enter("loading models")
         try:
@@ -161,6 +170,8 @@ class EdgeClient:
             started = time.perf_counter()
             self._link = await CloudLink.connect(self._addresses, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
             recorder.seconds["connect"] = time.perf_counter() - started
+            if self._link.address != self._addresses[0]:
+                recorder.warn(f"{self._addresses[0]} does not serve; using the cloud at {self._link.address}")
             return self._link
         if self._local_cloud is None:
             self._local_cloud = await LocalCloud.start(self._cloud_model, device=self._device, dtype=self._dtype)
@@ -170,7 +181,7 @@ class EdgeClient:
         """Wait for the service to load its model, or to say why it cannot."""
         failing = asyncio.create_task(local.wait_failed())
         connecting = asyncio.create_task(
-            CloudLink.connect((local.address,), Credentials(), wait_seconds=OWN_WAIT_SECONDS)
+            CloudLink.connect((local.address,), Credentials(), wait_seconds=OWN_WAIT_SECONDS, keep_trying=True)
         )
         try:
             await asyncio.wait({failing, connecting}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from wire.errors import (
     InvalidRequest,
     LimitExceeded,
     NotServing,
+    ProtocolError,
     Unauthenticated,
     UnknownModel,
     VersionMismatch,
@@ -55,10 +57,12 @@ class Lead:
         opened: What was agreed; None if the cloud went before that, or it cannot be used.
         state: The newest latents that arrived, and the step they are for; None if none did.
         lost: Why the cloud did not come to the plan's end; None if it did.
+        decided_at: When that was known and decoded, on `time.perf_counter`'s clock.
     """
 
     opened: Opened | None
     state: State | None
+    decided_at: float
     lost: EcdiffError | None = None
 
     @property
@@ -87,44 +91,43 @@ def open_message(request: GenerationRequest, plan: Plan, *, height: int, width: 
     )
 
 
+def make_session(
+    link: CloudLink, latents_shape: tuple[int, ...], recorder: Recorder, *, silence_seconds: float
+) -> CloudSession:
+    """Return a session, not opened yet, for latents `[B, C, H, W]` of `latents_shape`."""
+    return CloudSession(
+        link.stub,
+        link.metadata,
+        silence_seconds=silence_seconds,
+        max_tensor_bytes=math.prod(latents_shape) * LATENTS_ITEM_BYTES,
+        observe=recorder.codec_events.append,
+        stream_link=recorder.stream_link,
+    )
+
+
 async def follow_cloud(
-    link: CloudLink,
+    session: CloudSession,
     message: Open,
     *,
-    latents_shape: tuple[int, ...],
     policy: HandoffPolicy,
     recorder: Recorder,
-    silence_seconds: float,
     check_opened: Callable[[Opened], None],
     check_state: Callable[[Opened, State], None],
 ) -> Lead:
-    """Run one session until the cloud hands off, finishes or is lost.
+    """Run one session until the cloud hands off, finishes or is lost; closing it is the caller's.
 
     Args:
-        link: A cloud that was seen SERVING.
+        session: Not opened yet.
         message: The Open.
-        latents_shape: `[B, C, H, W]` that the edge model works on.
         policy: Asked after each of the cloud's steps.
         recorder: Told of everything.
-        silence_seconds: How long the cloud may say nothing.
         check_opened: Raises if what was agreed cannot be used here.
         check_state: Raises if the state that the cloud hands over cannot be used here.
 
     Raises:
         EcdiffError: Only one of `WRONG_REQUEST`, before the session exists.
     """
-    num_elements = 1
-    for dim in latents_shape:
-        num_elements *= dim
-    session = CloudSession(
-        link.stub,
-        link.metadata,
-        silence_seconds=silence_seconds,
-        max_tensor_bytes=num_elements * LATENTS_ITEM_BYTES,
-        observe=recorder.codec_events.append,
-        stream_link=recorder.stream_link,
-    )
-    follower = _Follower(session, policy, recorder)
+    follower = _Follower(session, policy, recorder, message.plan)
     started = time.perf_counter()
     opened: Opened | None = None
     try:
@@ -138,21 +141,22 @@ async def follow_cloud(
             raise
         follower.lost = error
         recorder.cloud_totals_from_steps()
-    finally:
-        stream_seconds = time.perf_counter() - started
-        await session.close()
-        recorder.traffic(session)
+    decided_at = time.perf_counter()
+    if follower.opened is not None:
+        recorder.seconds["cloud_compute"] += follower.opened.encode_prompt_seconds
     cloud_seconds = recorder.seconds["cloud_compute"] + recorder.seconds["cloud_queue"]
-    opening_seconds = follower.opened.encode_prompt_seconds if follower.opened else 0.0
     handoff_seconds = sum(recorder.handoff_stages.values())
-    recorder.seconds["network"] = max(0.0, stream_seconds - cloud_seconds - opening_seconds - handoff_seconds)
-    return Lead(opened=follower.opened, state=follower.newest, lost=follower.lost)
+    recorder.seconds["network"] = max(0.0, decided_at - started - cloud_seconds - handoff_seconds)
+    return Lead(opened=follower.opened, state=follower.newest, lost=follower.lost, decided_at=decided_at)
 
 
 class _Follower:
-    """Takes in one session's messages."""
+    """Takes in one session's messages, and holds the cloud to the plan."""
 
-    def __init__(self, session: CloudSession, policy: HandoffPolicy, recorder: Recorder) -> None:
+    def __init__(self, session: CloudSession, policy: HandoffPolicy, recorder: Recorder, plan: Plan) -> None:
+        self._next_step = 0
+        self._plan = plan
+        self._asked_to_stop = False
         self._session = session
         self._policy = policy
         self._recorder = recorder
@@ -161,37 +165,44 @@ class _Follower:
         self.lost: EcdiffError | None = None
 
     async def follow(self, check_state: Callable[[State], None]) -> None:
-        asked_to_stop = False
         while True:
             message = await self._session.receive()
-            received_at = time.time()
             self._recorder.traffic(self._session)
             match message:
                 case Step():
-                    self._take_step(message, received_at)
+                    self._take_step(message)
                     reason = self._policy.decide(message.step_index + 1)
                     # At the plan's own step the cloud stops by itself.
-                    if reason not in (None, HandoffReason.PLAN) and not asked_to_stop:
+                    if reason not in (None, HandoffReason.PLAN) and not self._asked_to_stop:
                         self._session.send(HandOff())
-                        asked_to_stop = True
+                        self._asked_to_stop = True
                 case HandedOff() | Finished():
+                    self._check_end(message.state.step_index)
                     check_state(message.state)
-                    self._take_over(message, received_at)
+                    self._take_over(message)
                     return
                 case Heartbeat():
                     self._recorder.queue_position = message.queue_position
                     self._recorder.notify()
 
-    def _take_step(self, step: Step, received_at: float) -> None:
+    def _check_end(self, step_index: int) -> None:
+        if step_index != self._next_step:
+            raise ProtocolError(f"the cloud ends at step {step_index}, but the next step is {self._next_step}")
+        if step_index != self._plan.handoff_step and not self._asked_to_stop:
+            raise ProtocolError(f"the cloud ends at step {step_index}, the plan at {self._plan.handoff_step}")
+
+    def _take_step(self, step: Step) -> None:
+        if step.step_index != self._next_step:
+            raise ProtocolError(f"the cloud sent step {step.step_index} where step {self._next_step} was due")
+        self._next_step += 1
         self._recorder.queue_position = 0
         if step.latents is not None:
             self.newest = State(step_index=step.step_index + 1, latents=step.latents)
             self._session.send(Credit())
-        self._recorder.cloud_step(step, received_at)
+        self._recorder.cloud_step(step, self._session.received_at)
 
-    def _take_over(self, message: HandedOff | Finished, received_at: float) -> None:
+    def _take_over(self, message: HandedOff | Finished) -> None:
         self.newest = message.state
         self._recorder.cloud_totals(message.totals)
         if isinstance(message, HandedOff):
-            decode_seconds = self._recorder.codec_events[-1].seconds
-            self._recorder.handoff_latency(message, received_at, decode_seconds)
+            self._recorder.handoff_latency(message, self._session.received_at, self._session.decode_seconds)

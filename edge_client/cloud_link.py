@@ -88,6 +88,7 @@ class CloudLink:
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
+        self._tls = credentials.tls_ca is not None
         self.metadata = credentials.metadata(address)
         self.estimate = LinkEstimate()
         self._channel = credentials.channel(address)
@@ -98,13 +99,16 @@ class CloudLink:
         self.description: Description
 
     @classmethod
-    async def connect(cls, addresses: tuple[str, ...], credentials: Credentials, *, wait_seconds: float) -> CloudLink:
+    async def connect(
+        cls, addresses: tuple[str, ...], credentials: Credentials, *, wait_seconds: float, keep_trying: bool = False
+    ) -> CloudLink:
         """Return a link to the first of `addresses` that is SERVING.
 
         Args:
             addresses: HOST:PORT, in order of preference.
             credentials: Token and certificates.
             wait_seconds: How long a service may still be loading.
+            keep_trying: Wait as long for one that does not answer: it is known to be there.
 
         Raises:
             EcdiffError: The last address's reason, if none serves.
@@ -113,7 +117,7 @@ class CloudLink:
         for address in addresses:
             link = cls(address, credentials)
             try:
-                await link._first_contact(wait_seconds)
+                await link._first_contact(wait_seconds, keep_trying=keep_trying)
             except EcdiffError as error:
                 last = error
                 await link.close()
@@ -124,10 +128,17 @@ class CloudLink:
                 return link
         raise last
 
-    async def _first_contact(self, wait_seconds: float) -> None:
+    async def _first_contact(self, wait_seconds: float, *, keep_trying: bool) -> None:
         deadline = time.monotonic() + wait_seconds
         health = health_pb2_grpc.HealthStub(self._channel)
-        while await self._unary(health.Check, health_pb2.HealthCheckRequest(), "no cloud service answers") != SERVING:
+        while True:
+            try:
+                request = health_pb2.HealthCheckRequest()
+                if await self._unary(health.Check, request, "no cloud service answers") == SERVING:
+                    break
+            except NotServing:
+                if not keep_trying or time.monotonic() > deadline:
+                    raise
             if time.monotonic() > deadline:
                 raise NotServing(f"the cloud at {self.address} is loading or draining: try again later")
             await asyncio.sleep(0.1)
@@ -165,8 +176,9 @@ class CloudLink:
         if isinstance(told, Unauthenticated):
             return Unauthenticated(f"the cloud at {self.address} refused the token: check --auth-token-file ({told})")
         if error.code() in GONE:
+            tls = "with TLS (--tls-ca)" if self._tls else "without TLS"
             return NotServing(
-                f"{otherwise} at {self.address}: check the address, or start one with cloud-service serve"
+                f"{otherwise} at {self.address}, asked {tls}: check the address, or start one with cloud-service serve"
             )
         return told
 

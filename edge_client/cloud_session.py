@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,9 @@ from wire.errors import (
     LimitExceeded,
     NotServing,
     ProtocolError,
+    VersionMismatch,
     from_status,
+    names_error,
 )
 from wire.framing import Assembler, fragments
 from wire.messages import (
@@ -43,6 +46,8 @@ Status = tuple[grpc.StatusCode, str | None, Any]
 # Below this, decoding takes less time than a hop to another thread.
 INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
+STALL_FACTOR = 20
+MIN_STALL_SECONDS = 60.0
 # What grpc.aio itself says of a write that fails.
 FAILED_WRITE = "Internal error from Core"
 # What a message may weigh beside its tensors.
@@ -55,7 +60,9 @@ class CloudSession:
     Args:
         stub: `CloudDenoiserStub` on the channel to use.
         metadata: Sent with the call (token).
-        silence_seconds: The cloud is lost when nothing, not even a heartbeat, comes for this long.
+        silence_seconds: The cloud is lost when nothing, not even a heartbeat, comes for this long; and when for
+            `STALL_FACTOR` times as long (a minute at least) it says that this session is on the device, but
+            nothing comes of it.
         max_tensor_bytes: Cap on one tensor of this generation.
         observe: Told of every tensor encoded or decoded.
         stream_link: Takes the in-stream round trips.
@@ -86,8 +93,12 @@ class CloudSession:
         self._call: Any = None
         self._responses: Any = None
         self._status: Status | None = None
+        self._stall_seconds = max(MIN_STALL_SECONDS, STALL_FACTOR * silence_seconds)
+        self._progressed_at = time.monotonic()
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.received_at = 0.0
+        self.decode_seconds = 0.0
 
     async def open(self, message: Open) -> Opened:
         """Start the stream and return what the cloud agreed to.
@@ -134,16 +145,28 @@ class CloudSession:
     async def receive(self) -> ServerMessage:
         """Return the next message that is not a Pong.
 
+        `received_at` (wall clock) and `decode_seconds` then tell of this message.
+
         Raises:
-            NotServing: The cloud is gone, or silent for too long.
+            NotServing: The cloud is gone, silent for too long, or makes no step.
             EcdiffError: The status that ended the stream, or why a message cannot be used.
         """
         while True:
             message = await self._next_message()
-            if not isinstance(message, Pong):
-                return message
-            sample = ProbeSample(t0=message.t0, t1=message.t1, t2=message.t2, t3=time.time())
-            self._stream_link.add_probe(sample)
+            if isinstance(message, Pong):
+                sample = ProbeSample(t0=message.t0, t1=message.t1, t2=message.t2, t3=self.received_at)
+                self._stream_link.add_probe(sample)
+                continue
+            self._watch_progress(message)
+            return message
+
+    def _watch_progress(self, message: ServerMessage) -> None:
+        """A device that hangs behind a service that lives still sends heartbeats."""
+        now = time.monotonic()
+        if not isinstance(message, Heartbeat) or message.queue_position > 0:
+            self._progressed_at = now
+        elif now - self._progressed_at > self._stall_seconds:
+            raise NotServing(f"the cloud has made no step for {self._stall_seconds:g} s")
 
     async def _next_message(self) -> ServerMessage:
         while True:
@@ -151,12 +174,13 @@ class CloudSession:
                 received = await self._read()
             except (grpc.aio.AioRpcError, StopAsyncIteration):
                 raise await self._ending() from None
+            self.received_at = time.time()
             self.bytes_received += received.ByteSize()
             try:
                 whole = self._assembler.push(received)
                 if whole is not None:
                     return await self._decode(whole)
-            except (InvalidRequest, LimitExceeded) as error:
+            except (InvalidRequest, LimitExceeded, VersionMismatch) as error:
                 # As a status these words say that our request is wrong; here the cloud's message is.
                 raise ProtocolError(f"the cloud sent what cannot be used: {error}") from error
 
@@ -178,14 +202,22 @@ class CloudSession:
                 await asyncio.wait({reading}, timeout=self._silence_seconds / SILENCE_SLICES)
                 if reading.done():
                     return reading.result()
+                self._raise_what_stopped_the_writer()
         finally:
             reading.cancel()
         raise NotServing(f"nothing heard from the cloud for {self._silence_seconds:g} s")
 
+    def _raise_what_stopped_the_writer(self) -> None:
+        writer = self._tasks[0]
+        if writer.done() and not writer.cancelled() and (error := writer.exception()) is not None:
+            raise error
+
     async def _decode(self, message: pb.ServerMessage) -> ServerMessage:
-        if message.ByteSize() <= INLINE_BYTES:
-            return decode_server(message, specs=self._specs, observe=self._observe)
-        return await asyncio.to_thread(decode_server, message, specs=self._specs, observe=self._observe)
+        started = time.perf_counter()
+        decode = functools.partial(decode_server, message, specs=self._specs, observe=self._observe)
+        decoded = decode() if message.ByteSize() <= INLINE_BYTES else await asyncio.to_thread(decode)
+        self.decode_seconds = time.perf_counter() - started
+        return decoded
 
     async def _ending(self) -> EcdiffError:
         """Return what the status that ended the stream means."""
@@ -194,7 +226,11 @@ class CloudSession:
             return Cancelled("the cloud ended the session")
         if _is_failed_write(code, details):
             return NotServing("the connection to the cloud broke")
-        return from_status(code, details, metadata)
+        told = from_status(code, details, metadata)
+        if not names_error(metadata) and not isinstance(told, NotServing):
+            # gRPC itself, or a proxy, on the way: no verdict of the cloud on our request.
+            return ProtocolError(f"the stream broke: {told}")
+        return told
 
     def _note_status(self, call: Any) -> None:
         """Keep the cloud's own status.
@@ -228,19 +264,21 @@ class CloudSession:
             await asyncio.sleep(PING_SECONDS)
 
     async def close(self, *, grace_seconds: float = 0.5) -> None:
-        """Say Close, wait a moment for the writer, and let the call go. Never raises."""
+        """Say Close, wait a moment for the cloud to end the call, and let it go."""
         if self._call is None:
             return
         writer, pinger = self._tasks
         pinger.cancel()
         self.send(Close())
         self._outgoing.put_nowait(None)
-        with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.gather(writer, self._drain(), return_exceptions=True), grace_seconds)
-        for task in self._tasks:
-            task.cancel()
-        self._call.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        draining = asyncio.create_task(self._drain())
+        try:
+            await asyncio.wait({writer, draining}, timeout=grace_seconds)
+        finally:
+            for task in (writer, draining):
+                task.cancel()
+            self._call.cancel()
+        await asyncio.gather(writer, pinger, draining, return_exceptions=True)
 
     async def _drain(self) -> None:
         """Read on until the cloud has ended the call, so that nothing is cancelled needlessly."""

@@ -17,8 +17,9 @@ from diffusion.noise import draw_noise
 from diffusion.schedulers import Stepper, scheduler_for
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
-from edge_client.cloud_lead import Lead, follow_cloud, open_message
+from edge_client.cloud_lead import Lead, follow_cloud, make_session, open_message
 from edge_client.cloud_link import CloudLink
+from edge_client.cloud_session import CloudSession
 from edge_client.edge_model import EdgeModel
 from edge_client.report import Recorder, Report
 from edge_client.request import GenerationRequest
@@ -63,6 +64,7 @@ class Generation:
         self._height = request.height or info.default_height
         self._width = request.width or info.default_width
         self._latents_shape = edge.model.latents_shape(self._height, self._width, request.num_images)
+        self._stepper: Stepper
         self._noise = None if request.initial_latents is None else read_noise(request, self._latents_shape)
 
     async def run(self) -> GenerationResult:
@@ -74,13 +76,12 @@ class Generation:
         started = time.perf_counter()
         encoding = asyncio.create_task(self._encode_prompt())
         try:
-            lead = await self._follow(self._link) if self._link is not None else None
-            conditioning = await encoding
+            if self._link is None:
+                trajectory = await self._finish(None, encoding)
+            else:
+                trajectory = await self._with_cloud(self._link, encoding)
         finally:
             encoding.cancel()
-        trajectory = await self._edge.run(self._take_over, lead)
-        if not trajectory.done:
-            await self._finish(trajectory, conditioning)
         self._recorder.enter("decoding")
         decoding = time.perf_counter()
         pixels = await self._edge.decode(trajectory.latents)
@@ -100,22 +101,37 @@ class Generation:
         self._recorder.seconds["encode_prompt"] = time.perf_counter() - started
         return encoded
 
-    async def _follow(self, link: CloudLink) -> Lead:
-        plan = self._request.plan
+    async def _with_cloud(self, link: CloudLink, encoding: asyncio.Task[Conditioning]) -> Trajectory:
+        """Follow the cloud and finish; the session is closed while the edge model already runs."""
+        plan, recorder = self._request.plan, self._recorder
+        session = make_session(link, self._latents_shape, recorder, silence_seconds=self._silence_seconds)
+        link.estimate.take_new_rtts()  # those of earlier generations
         link.start_probing()
         try:
+            lead = await self._follow(session, plan)
+            closing = asyncio.create_task(session.close())
+            try:
+                return await self._finish(lead, encoding)
+            finally:
+                await closing
+        finally:
+            await link.stop_probing()
+            recorder.rtt_seconds = link.estimate.take_new_rtts()
+            recorder.traffic(session)
+
+    async def _follow(self, session: CloudSession, plan: Plan) -> Lead:
+        try:
             lead = await follow_cloud(
-                link,
+                session,
                 open_message(self._request, plan, height=self._height, width=self._width, noise=self._noise),
-                latents_shape=self._latents_shape,
                 policy=FixedHandoff(plan),
                 recorder=self._recorder,
-                silence_seconds=self._silence_seconds,
                 check_opened=self._check_opened,
                 check_state=self._check_state,
             )
-        finally:
-            await link.stop_probing()
+        except BaseException:
+            await session.close()
+            raise
         self._note_handoff(plan, lead)
         return lead
 
@@ -126,24 +142,20 @@ class Generation:
                 f"the cloud works on latents of shape {opened.latents_shape}, the edge on {self._latents_shape}"
             )
         try:
-            schedule = self._stepper(opened).schedule
+            self._stepper = self._make_stepper(opened)
         except ValueError as error:
             raise ProtocolError(f"the cloud's scheduler cannot be used: {error}") from error
-        if not np.allclose(schedule.timesteps, opened.timesteps):
+        timesteps = self._stepper.schedule.timesteps
+        if len(timesteps) != len(opened.timesteps) or not np.allclose(timesteps, opened.timesteps):
             raise ProtocolError("the cloud's timesteps are not those of the scheduler that it names")
 
     def _check_state(self, opened: Opened, state: State) -> None:
         """What the cloud hands over must fit the scheduler that it named."""
-        if not state.scheduler_state:
-            return
+        history = {name: from_array(value) for name, value in state.scheduler_state.items()}
         try:
-            self._load_state(self._stepper(opened), state)
+            self._stepper.load_state(history)
         except ValueError as error:
-            raise ProtocolError(f"the cloud's scheduler state cannot be used: {error}") from error
-
-    @staticmethod
-    def _load_state(stepper: Stepper, state: State) -> None:
-        stepper.load_state({name: from_array(value) for name, value in state.scheduler_state.items()})
+            raise ProtocolError(f"the scheduler state of {opened.scheduler_class} cannot be used: {error}") from error
 
     def _note_handoff(self, plan: Plan, lead: Lead) -> None:
         step = lead.state.step_index if lead.state is not None else 0
@@ -156,8 +168,8 @@ class Generation:
         elif step < plan.num_inference_steps:
             self._recorder.hand_off(HandoffReason.PLAN, step)
 
-    def _stepper(self, opened: Opened | None) -> Stepper:
-        """The scheduler that drives this generation: the cloud's wherever there is one."""
+    def _make_stepper(self, opened: Opened | None) -> Stepper:
+        """Return the scheduler that drives this generation: the cloud's wherever there is one."""
         if opened is not None:
             name, config = opened.scheduler_class, json.loads(opened.scheduler_config)
         else:
@@ -167,10 +179,10 @@ class Generation:
 
     def _take_over(self, lead: Lead | None) -> Trajectory:
         """Return the trajectory at the step where the edge begins. Runs on the device thread."""
-        stepper = self._stepper(lead.opened if lead is not None else None)
         model = self._edge.model
+        # A lost cloud may have agreed to what cannot be used; then there is no stepper of its own yet.
+        stepper = self._stepper if lead is not None and lead.opened is not None else self._make_stepper(None)
         if lead is not None and lead.state is not None:
-            self._load_state(stepper, lead.state)
             latents, start_step = from_array(lead.state.latents), lead.state.step_index
         else:
             if self._noise is not None:
@@ -180,23 +192,27 @@ class Generation:
             latents, start_step = latents * stepper.schedule.init_noise_sigma, 0
         return Trajectory(latents.to(model.device), stepper, start_step=start_step, dtype=model.dtype)
 
-    async def _finish(self, trajectory: Trajectory, conditioning: Conditioning) -> None:
+    async def _finish(self, lead: Lead | None, encoding: asyncio.Task[Conditioning]) -> Trajectory:
+        """Run what is left on the edge model; return the trajectory at its end."""
         recorder, request = self._recorder, self._request
+        trajectory = await self._edge.run(self._take_over, lead)
+        if trajectory.done:
+            return trajectory
         recorder.enter("edge")
-        asked = time.perf_counter()
         began = await self._edge.finish(
             trajectory,
-            conditioning,
+            await encoding,
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
             on_step=lambda result: recorder.edge_step(result.step_index),
         )
         recorder.seconds["edge_compute"] = time.perf_counter() - began
-        if recorder.handoff_reason is not None:
+        if lead is not None:
             stages = recorder.handoff_stages
-            stages["edge_start"] = began - asked
+            stages["edge_start"] = began - lead.decided_at
             stages["total"] = sum(stages.values())
             recorder.seconds["handoff"] = stages["total"]
+        return trajectory
 
 
 def read_noise(request: GenerationRequest, latents_shape: tuple[int, ...]) -> Array:

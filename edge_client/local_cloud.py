@@ -14,6 +14,7 @@ from wire.errors import NotServing
 LISTENING = re.compile(r"cloud-service listening on (\S+) metrics on (\S+)")
 LOG_LINES_KEPT = 20
 STOP_SECONDS = 5.0
+CHUNK_BYTES = 64 * 1024
 
 
 class LocalCloud:
@@ -43,7 +44,8 @@ class LocalCloud:
         Raises:
             NotServing: It ended at once, with its own last words.
         """
-        command = [sys.executable, "-m", "cloud_service", "serve", "--listen", "127.0.0.1:0"]
+        # -P: a models.py or wire.py in the user's folder is not ours.
+        command = [sys.executable, "-P", "-m", "cloud_service", "serve", "--listen", "127.0.0.1:0"]
         command += ["--metrics-listen", "127.0.0.1:0", "--device", device, "--dtype", dtype, "--exit-with-stdin"]
         command += [] if model is None else ["--model", model]
         # A session of its own: Ctrl-C reaches the edge, which closes its session before it stops the service.
@@ -89,18 +91,22 @@ class LocalCloud:
                 await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
-        await asyncio.gather(*self._readers)
+        await asyncio.gather(*self._readers, return_exceptions=True)
 
 
 async def _keep(stream: asyncio.StreamReader, log: deque[str]) -> None:
     """Read a stream to its end, so that its writer never blocks, and keep the newest lines."""
-    while line := await stream.readline():
-        log.append(line.decode(errors="replace").rstrip())
+    rest = ""
+    while chunk := await stream.read(CHUNK_BYTES):
+        *lines, rest = (rest + chunk.decode(errors="replace"))[-CHUNK_BYTES:].split("\n")
+        log.extend(lines)
+    log.append(rest)
 
 
 def last_words(log: deque[str], otherwise: str) -> str:
-    """Return the service's own `error:` line, if it wrote one."""
+    """Return the service's own `error:` line, or its last one."""
     for line in reversed(log):
         if line.startswith("error: "):
             return line.removeprefix("error: ")
-    return otherwise
+    last = next((line.strip() for line in reversed(log) if line.strip()), "")
+    return f"{otherwise}: {last}" if last else otherwise

@@ -107,8 +107,8 @@ class EdgeMetrics:
         self._network(recorder)
 
     def _network(self, recorder: Recorder) -> None:
-        for probe, link in (("channel", recorder.link), ("stream", recorder.stream_link)):
-            for rtt_seconds in link.take_new_rtts():
+        for probe, rtts in (("channel", recorder.rtt_seconds), ("stream", recorder.stream_link.take_new_rtts())):
+            for rtt_seconds in rtts:
                 self._rtt.labels(probe).observe(rtt_seconds)
         for value in recorder.transit_seconds:
             self._transit.observe(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from edge_client.request import GenerationRequest
@@ -69,6 +69,7 @@ class Recorder:
     fallbacks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     extrapolation_errors: list[float] = field(default_factory=list)
+    rtt_seconds: list[float] = field(default_factory=list)
     transit_seconds: list[float] = field(default_factory=list)
     codec_events: list[CodecEvent] = field(default_factory=list)
     stream_link: LinkEstimate = field(default_factory=LinkEstimate)
@@ -84,7 +85,8 @@ class Recorder:
 
     def cloud_step(self, step: Step, received_at: float) -> None:
         """Note a step of the cloud; `received_at` is this side's wall clock."""
-        self.cloud_steps[step.step_index] = step
+        # Without its latents: a report must not keep a whole trajectory in memory.
+        self.cloud_steps[step.step_index] = replace(step, latents=None, latents_before=None, prediction=None)
         if step.extrapolation_error is not None:
             self.extrapolation_errors.append(step.extrapolation_error)
         if step.latents is not None and self.link.num_probes:
@@ -195,7 +197,7 @@ class Recorder:
             "seconds": {name: round(value, 6) for name, value in self.seconds.items()},
             "handoff_seconds": {name: round(value, 6) for name, value in self.handoff_stages.items()},
             "network": {
-                "rtt_seconds": {name: round(self.link.rtt_quantile_seconds(q), 6) for name, q in QUANTILES.items()},
+                "rtt_seconds": {name: round(nearest_rank(self.rtt_seconds, q), 6) for name, q in QUANTILES.items()},
                 "latents_transit_seconds": {
                     name: round(nearest_rank(self.transit_seconds, q), 6) for name, q in QUANTILES.items()
                 },

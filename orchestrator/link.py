@@ -97,4 +97,4 @@ class LinkEstimate:
 def nearest_rank(values: Collection[float], quantile: float) -> float:
     """Return the value at `quantile` in 0..1 (nearest rank); 0 if there are none."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.floor(quantile * len(ordered)))] if ordered else 0.0
+    return ordered[max(0, math.ceil(quantile * len(ordered)) - 1)] if ordered else 0.0

@@ -186,3 +186,8 @@ def from_status(
         # Remote text: what is no plain number of at most a day falls back to Busy's own second.
         return Busy(text, int(milliseconds) / 1000) if _MILLISECONDS.fullmatch(milliseconds) else Busy(text)
     return cls(text)
+
+
+def names_error(trailing_metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    """Whether a status comes from a service of ours; gRPC and proxies do not name a class."""
+    return any(key == ERROR_KEY for key, _ in trailing_metadata or ())
