@@ -10,6 +10,7 @@ from typing import Any
 
 from diffusion.compatibility import check_pair
 from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_session import Patience
 from edge_client.edge_model import EdgeModel
 from edge_client.generation import Generation, GenerationResult
 from edge_client.local_cloud import STOP_SECONDS, LocalCloud
@@ -46,6 +47,7 @@ class EdgeClient:
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         credentials: Token and certificates for `cloud`.
         silence_seconds: A cloud that says nothing for this long is lost, and the edge goes on alone.
+        step_seconds: So is one that makes no step for this long, although it says that it is at it.
 
     Raises:
         ValueError: Both `cloud` and `cloud_model` are given.
@@ -61,6 +63,7 @@ class EdgeClient:
         dtype: str = "auto",
         credentials: Credentials | None = None,
         silence_seconds: float = 3.0,
+        step_seconds: float = 120.0,
     ) -> None:
         if cloud is not None and cloud_model is not None:
             raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
@@ -71,7 +74,7 @@ class EdgeClient:
         self._device = device
         self._dtype = dtype
         self._credentials = credentials or Credentials()
-        self._silence_seconds = silence_seconds
+        self._patience = Patience(silence_seconds=silence_seconds, step_seconds=step_seconds)
         self._local_cloud: LocalCloud | None = None
         self._link: CloudLink | None = None
         self._warnings: tuple[str, ...] = ()
@@ -131,7 +134,7 @@ class EdgeClient:
                 recorder.link = link.estimate
                 for line in self._warnings:
                     recorder.warn(line)
-            generation = Generation(request, edge, link, recorder, silence_seconds=self._silence_seconds)
+            generation = Generation(request, edge, link, recorder, patience=self._patience)
             result = await generation.run()
         except BaseException as error:
             self.metrics.failed(request.mode, interrupted=isinstance(error, asyncio.CancelledError))

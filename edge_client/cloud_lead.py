@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession
+from edge_client.cloud_session import CloudSession, Patience
 from edge_client.report import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest
 from orchestrator.handoff import HandoffPolicy, HandoffReason
@@ -92,13 +92,13 @@ def open_message(request: GenerationRequest, plan: Plan, *, height: int, width: 
 
 
 def make_session(
-    link: CloudLink, latents_shape: tuple[int, ...], recorder: Recorder, *, silence_seconds: float
+    link: CloudLink, latents_shape: tuple[int, ...], recorder: Recorder, *, patience: Patience
 ) -> CloudSession:
     """Return a session, not opened yet, for latents `[B, C, H, W]` of `latents_shape`."""
     return CloudSession(
         link.stub,
         link.metadata,
-        silence_seconds=silence_seconds,
+        patience=patience,
         max_tensor_bytes=math.prod(latents_shape) * LATENTS_ITEM_BYTES,
         observe=recorder.codec_events.append,
         stream_link=recorder.stream_link,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -46,12 +48,32 @@ Status = tuple[grpc.StatusCode, str | None, Any]
 # Below this, decoding takes less time than a hop to another thread.
 INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
-STALL_FACTOR = 20
-MIN_STALL_SECONDS = 60.0
 # What grpc.aio itself says of a write that fails.
 FAILED_WRITE = "Internal error from Core"
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """When a cloud is lost.
+
+    Attributes:
+        silence_seconds: Nothing, not even a heartbeat, came for this long.
+        step_seconds: It says that this session is on the device, but no step came of it for this long.
+
+    Raises:
+        ValueError: Unless both are positive and finite.
+    """
+
+    silence_seconds: float = 3.0
+    step_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("silence_seconds", "step_seconds"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
 
 
 class CloudSession:
@@ -60,9 +82,7 @@ class CloudSession:
     Args:
         stub: `CloudDenoiserStub` on the channel to use.
         metadata: Sent with the call (token).
-        silence_seconds: The cloud is lost when nothing, not even a heartbeat, comes for this long; and when for
-            `STALL_FACTOR` times as long (a minute at least) it says that this session is on the device, but
-            nothing comes of it.
+        patience: How long the cloud may be silent, and how long a step may take.
         max_tensor_bytes: Cap on one tensor of this generation.
         observe: Told of every tensor encoded or decoded.
         stream_link: Takes the in-stream round trips.
@@ -73,14 +93,14 @@ class CloudSession:
         stub: Any,
         metadata: tuple[tuple[str, str], ...],
         *,
-        silence_seconds: float,
+        patience: Patience,
         max_tensor_bytes: int,
         observe: Callable[[CodecEvent], None],
         stream_link: LinkEstimate,
     ) -> None:
         self._stub = stub
         self._metadata = metadata
-        self._silence_seconds = silence_seconds
+        self._patience = patience
         self._max_tensor_bytes = max_tensor_bytes
         self._observe = observe
         self._stream_link = stream_link
@@ -93,7 +113,6 @@ class CloudSession:
         self._call: Any = None
         self._responses: Any = None
         self._status: Status | None = None
-        self._stall_seconds = max(MIN_STALL_SECONDS, STALL_FACTOR * silence_seconds)
         self._progressed_at = time.monotonic()
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -165,8 +184,8 @@ class CloudSession:
         now = time.monotonic()
         if not isinstance(message, Heartbeat) or message.queue_position > 0:
             self._progressed_at = now
-        elif now - self._progressed_at > self._stall_seconds:
-            raise NotServing(f"the cloud has made no step for {self._stall_seconds:g} s")
+        elif now - self._progressed_at > self._patience.step_seconds:
+            raise NotServing(f"the cloud has made no step for {self._patience.step_seconds:g} s")
 
     async def _next_message(self) -> ServerMessage:
         while True:
@@ -199,13 +218,13 @@ class CloudSession:
         reading = asyncio.ensure_future(anext(self._responses))
         try:
             for _ in range(SILENCE_SLICES):
-                await asyncio.wait({reading}, timeout=self._silence_seconds / SILENCE_SLICES)
+                await asyncio.wait({reading}, timeout=self._patience.silence_seconds / SILENCE_SLICES)
                 if reading.done():
                     return reading.result()
                 self._raise_what_stopped_the_writer()
         finally:
             reading.cancel()
-        raise NotServing(f"nothing heard from the cloud for {self._silence_seconds:g} s")
+        raise NotServing(f"nothing heard from the cloud for {self._patience.silence_seconds:g} s")
 
     def _raise_what_stopped_the_writer(self) -> None:
         writer = self._tasks[0]

@@ -19,7 +19,7 @@ from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
 from edge_client.cloud_lead import Lead, follow_cloud, make_session, open_message
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession
+from edge_client.cloud_session import CloudSession, Patience
 from edge_client.edge_model import EdgeModel
 from edge_client.report import Recorder, Report
 from edge_client.request import GenerationRequest
@@ -53,13 +53,13 @@ class Generation:
         link: CloudLink | None,
         recorder: Recorder,
         *,
-        silence_seconds: float,
+        patience: Patience,
     ) -> None:
         self._request = request
         self._edge = edge
         self._link = link
         self._recorder = recorder
-        self._silence_seconds = silence_seconds
+        self._patience = patience
         info = edge.model.info if link is None else link.description.model
         self._height = request.height or info.default_height
         self._width = request.width or info.default_width
@@ -104,7 +104,7 @@ class Generation:
     async def _with_cloud(self, link: CloudLink, encoding: asyncio.Task[Conditioning]) -> Trajectory:
         """Follow the cloud and finish; the session is closed while the edge model already runs."""
         plan, recorder = self._request.plan, self._recorder
-        session = make_session(link, self._latents_shape, recorder, silence_seconds=self._silence_seconds)
+        session = make_session(link, self._latents_shape, recorder, patience=self._patience)
         link.estimate.take_new_rtts()  # those of earlier generations
         link.start_probing()
         try:

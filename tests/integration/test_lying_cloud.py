@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,18 @@ from harness.scripted_cloud import Script, Send, honest_opened, scripted_cloud, 
 from orchestrator.plan import PlanOptions
 from protos import ecdiff_v1_pb2 as pb
 from wire.errors import Busy, CorruptTensor, EcdiffError, InvalidRequest, ModelError, NotServing, Unauthenticated
-from wire.messages import Codec, Description, Open, Opened, Source, Step
+from wire.messages import (
+    Codec,
+    Description,
+    Finished,
+    Heartbeat,
+    Open,
+    Opened,
+    Source,
+    State,
+    Step,
+    Totals,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -161,7 +173,10 @@ async def test_damaged_latents_cost_no_picture(liar: Liar, damage: Callable[[pb.
     check_taken_over(result, "cloud_error", GOOD_STEPS)
 
 
-@pytest.mark.parametrize("fault", ["nan", "foreign-scheduler-state", "step-beyond-the-last"])
+@pytest.mark.parametrize(
+    "fault",
+    ["nan", "foreign-scheduler-state", "step-beyond-the-last", "step-that-was-never-sent", "before-the-plan-says"],
+)
 async def test_damaged_handoff_costs_no_picture(liar: Liar, fault: str) -> None:
     async def script(opening: Open, send: Send) -> None:
         await liar.start_well(opening, send)
@@ -174,6 +189,10 @@ async def test_damaged_handoff_costs_no_picture(liar: Liar, fault: str) -> None:
                 state.scheduler_state["model_outputs"].CopyFrom(latents)
             case "step-beyond-the-last":
                 state.step_index = STEPS + 1
+            case "step-that-was-never-sent":
+                state.step_index = GOOD_STEPS + 1
+            case "before-the-plan-says":
+                state.step_index = GOOD_STEPS
         await send(pb.ServerMessage(handed_off=pb.HandedOff(state=state, totals=pb.Totals())))
 
     check_taken_over(await liar.generate(script), "cloud_error", GOOD_STEPS)
@@ -188,6 +207,14 @@ MESSAGES = {
     "endless-time": pb.ServerMessage(
         step=pb.Step(step_index=GOOD_STEPS, source=pb.SOURCE_CLOUD, compute_seconds=float("inf"))
     ),
+    "step-that-was-sent-before": step_with(LATENTS[3], 0),
+    "step-too-early": step_with(LATENTS[3], GOOD_STEPS + 1),
+    "finished-too-early": pb.ServerMessage(
+        finished=pb.Finished(
+            state=pb.State(step_index=GOOD_STEPS, latents=step_with(LATENTS[3]).step.latents), totals=pb.Totals()
+        )
+    ),
+    "more-than-grpc-lets-in": pb.ServerMessage(fragment=pb.Fragment(total_bytes=2**23, data=bytes(5 * 2**20))),
     "fragment-of-a-terabyte": pb.ServerMessage(fragment=pb.Fragment(total_bytes=2**40, data=b"x" * 1000)),
     "fragments-of-garbage": pb.ServerMessage(fragment=pb.Fragment(total_bytes=1000, data=b"\xff" * 1000)),
     "end-without-state": pb.ServerMessage(handed_off=pb.HandedOff(totals=pb.Totals())),
@@ -203,7 +230,7 @@ async def test_nonsense_costs_no_picture(liar: Liar, message: pb.ServerMessage) 
     check_taken_over(await liar.generate(script), "cloud_error", GOOD_STEPS)
 
 
-@pytest.mark.parametrize("name", ["step-with-latents", "fragment-of-a-terabyte", "empty"])
+@pytest.mark.parametrize("name", ["step-with-latents", "fragment-of-a-terabyte", "more-than-grpc-lets-in", "empty"])
 async def test_nonsense_before_opened_costs_no_picture(liar: Liar, name: str) -> None:
     message = step_with(LATENTS[0]) if name == "step-with-latents" else MESSAGES[name]
 
@@ -219,6 +246,8 @@ OPENED: dict[str, dict[str, Any]] = {
     "scheduler-config-of-wrong-types": {"scheduler_config": '{"beta_start": "rm -rf"}'},
     "other-latents": {"latents_shape": (1, 4, 32, 32)},
     "timesteps-of-another-schedule": {"timesteps": tuple(float(step) for step in range(STEPS))},
+    "one-step-less": {"timesteps": (801.0, 601.0, 401.0, 201.0, 1.0), "sigmas": (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)},
+    "another-version-than-described": {"protocol_version": 99},
     "fewer-steps": {"timesteps": (801.0,), "sigmas": (1.0, 0.0)},
 }
 
@@ -285,3 +314,53 @@ async def test_wrong_request_is_told_before_the_session_exists(liar: Liar) -> No
 
     with pytest.raises(Unauthenticated, match="wrong token"):
         await liar.generate(script)
+
+
+async def test_cloud_that_only_heartbeats_costs_no_picture(liar: Liar) -> None:
+    async def script(opening: Open, send: Send) -> None:
+        await liar.start_well(opening, send)
+        while True:
+            await send(Heartbeat(step_index=GOOD_STEPS))
+            await asyncio.sleep(0.05)
+
+    async with (
+        scripted_cloud(liar.description, script) as address,
+        EdgeClient(cloud=address, edge_model=str(EDGE_MODEL), silence_seconds=60, step_seconds=0.5) as client,
+    ):
+        options = PlanOptions(num_inference_steps=STEPS)
+        result = await client.run(GenerationRequest(prompt="a cat", mode="cloud", plan_options=options))
+    check_taken_over(result, "cloud_lost", GOOD_STEPS)
+    assert "no step for 0.5 s" in result.report["fallbacks"][0]
+
+
+async def test_cloud_that_ends_no_call_does_not_hold_up_the_edge(liar: Liar) -> None:
+    async def script(opening: Open, send: Send) -> None:
+        await liar.open(opening, send)
+        for index in range(STEPS):
+            await send(Step(step_index=index, source=Source.CLOUD, latents=LATENTS[index]))
+        await send(Finished(state=State(step_index=STEPS, latents=LATENTS[-1]), totals=Totals(nfe_cloud=STEPS)))
+        await asyncio.sleep(60)
+
+    result = await liar.generate(script)
+    assert result.report["handoff"] is None
+    assert result.report["fallbacks"] == []
+    np.testing.assert_array_equal(result.latents, LATENTS[-1])
+
+
+async def test_cancelling_while_the_session_closes_is_not_swallowed(liar: Liar) -> None:
+    finished = asyncio.Event()
+
+    async def script(opening: Open, send: Send) -> None:
+        await liar.open(opening, send)
+        for index in range(STEPS):
+            await send(Step(step_index=index, source=Source.CLOUD, latents=LATENTS[index]))
+        await send(Finished(state=State(step_index=STEPS, latents=LATENTS[-1]), totals=Totals(nfe_cloud=STEPS)))
+        finished.set()
+        await asyncio.sleep(60)
+
+    running = asyncio.ensure_future(liar.generate(script))
+    await finished.wait()
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
