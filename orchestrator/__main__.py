@@ -14,6 +14,7 @@ from wire.messages import Source
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ecdiff")
 def cli() -> None:
     """Decide where each denoising step runs: cloud, extrapolated, or edge."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from orchestrator.refresh import make_refresh
-from wire.messages import Plan, Source
+from wire.messages import Limits, Plan, Source
 
 MODES = ("cloud", "edge", "split", "ecdiff")
 CLOUD_MODES = ("cloud", "split", "ecdiff")
@@ -18,6 +18,8 @@ CLOUD_MODES = ("cloud", "split", "ecdiff")
 # What the cloud can extrapolate with; the mathematics is in diffusion/predictors.py.
 PREDICTORS = ("reuse", "ecdiff", "linear")
 DEFAULT_NUM_INFERENCE_STEPS = 50
+# No cloud takes more unless it was told to, and no picture needs them.
+MAX_STEPS = Limits.max_num_inference_steps
 PAPER_STEPS = 50
 PAPER_WARMUP_STEPS = 7
 PAPER_SKIP_INTERVAL = 2
@@ -58,6 +60,10 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    for name in ("num_inference_steps", "warmup_steps", "skip_interval"):
+        value = getattr(options, name)
+        if value is not None and value > MAX_STEPS:
+            raise ValueError(f"{name} must be at most {MAX_STEPS}, not {value}")
     if mode != "ecdiff":
         for name in _EXTRAPOLATION_OPTIONS:
             if getattr(options, name) is not None:
@@ -70,6 +76,7 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
         plan = Plan(num_inference_steps=options.num_inference_steps, handoff_step=0)
     else:
         plan = _ecdiff(options)
+    make_refresh(plan)  # knows which names there are
     return _within_cloud_calls(plan, options)
 
 
@@ -105,10 +112,12 @@ def _ecdiff(options: PlanOptions) -> Plan:
 def _within_cloud_calls(plan: Plan, options: PlanOptions) -> Plan:
     """Hand off before the first real evaluation that the bound forbids."""
     bound = options.max_cloud_calls
-    if bound is not None and bound < 0:
+    if bound is None:
+        return plan
+    if bound < 0:
         raise ValueError(f"max_cloud_calls must not be negative, not {bound}")
     real_steps = [i for i, source in enumerate(step_sources(plan)) if source is Source.CLOUD]
-    if bound is None or len(real_steps) <= bound:
+    if len(real_steps) <= bound:
         return plan
     if options.handoff_step is not None:
         raise ValueError(

@@ -11,13 +11,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from numpy.typing import NDArray
+# The command lines take names from here before they know whether there is work: numpy is for the types only.
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PROTOCOL_VERSION = 1
 
-Array: TypeAlias = NDArray[Any]
+Array: TypeAlias = "NDArray[Any]"
 
 
 class DType(enum.Enum):
