@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.autoencoder import psnr
 from models.captions import plain_caption
 from models.data import Icons
 from models.sheets import generate, images_to_tensor
@@ -23,10 +23,18 @@ BLUR = 4  # pixels averaged into one before comparing: outlines count, texture d
 
 @dataclass(frozen=True, kw_only=True)
 class Assessment:
-    """Shares of prompts whose picture is the nearest, or among the five nearest, and each prompt's rank from 0."""
+    """What one model made of some prompts.
+
+    Attributes:
+        top1: Share of prompts whose picture is the nearest.
+        top5: Share of those among the five nearest.
+        psnr: Generated against asked-for pictures at full resolution, in dB.
+        ranks: Of each prompt's picture, from 0.
+    """
 
     top1: float
     top5: float
+    psnr: float
     ranks: dict[str, int]
 
 
@@ -47,10 +55,12 @@ def assess(
     images = generate(
         pipeline, prompts, guidance_scale=guidance_scale, num_inference_steps=num_inference_steps, seed=seed
     )
-    ranks = dict(zip(prompts, rank_pictures(images_to_tensor(images), icons, chosen), strict=True))
+    pictures = images_to_tensor(images)
+    ranks = dict(zip(prompts, rank_pictures(pictures, icons, chosen), strict=True))
     return Assessment(
         top1=sum(rank < 1 for rank in ranks.values()) / len(ranks),
         top5=sum(rank < 5 for rank in ranks.values()) / len(ranks),
+        psnr=psnr(pictures, as_tensor(icons)[chosen]),
         ranks=ranks,
     )
 
@@ -78,11 +88,12 @@ def assess_pair(
     """Assess both models at several guidance scales, one line each."""
     lines = []
     for name in ("cloud", "edge"):
-        pipeline = StableDiffusionPipeline.from_pretrained(pair_dir / name, torch_dtype=torch.float32)
+        pipeline = StableDiffusionPipeline.from_pretrained(pair_dir / name)
         pipeline.set_progress_bar_config(disable=True)
         for guidance_scale in guidance_scales:
             result = assess(pipeline, icons, guidance_scale=guidance_scale, held_out=held_out, num_prompts=num_prompts)
-            lines.append(f"{name} guidance {guidance_scale:g}: top-1 {result.top1:.0%}, top-5 {result.top5:.0%}")
+            scores = f"top-1 {result.top1:.0%}, top-5 {result.top5:.0%}, PSNR {result.psnr:.1f} dB"
+            lines.append(f"{name} guidance {guidance_scale:g}: {scores}")
             ranked = sorted(result.ranks, key=lambda prompt: result.ranks[prompt])
             lines.append(f"  furthest off: {'; '.join(ranked[-5:])}")
     return lines
