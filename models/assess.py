@@ -94,8 +94,9 @@ def assess_pair(
             result = assess(pipeline, icons, guidance_scale=guidance_scale, held_out=held_out, num_prompts=num_prompts)
             scores = f"top-1 {result.top1:.0%}, top-5 {result.top5:.0%}, PSNR {result.psnr:.1f} dB"
             lines.append(f"{name} guidance {guidance_scale:g}: {scores}")
-            ranked = sorted(result.ranks, key=lambda prompt: result.ranks[prompt])
-            lines.append(f"  furthest off: {'; '.join(ranked[-5:])}")
+            missed = [prompt for prompt, rank in result.ranks.items() if rank > 0]
+            if missed:
+                lines.append(f"  not the nearest: {'; '.join(missed)}")
     return lines
 
 
