@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from diffusion.scheduler_config import SCHEDULERS
 from orchestrator.plan import CLOUD_MODES, PlanOptions, make_plan
-from wire.messages import Codec, Plan
+from wire.messages import Codec, Limits, Plan
 
 # Which codecs the edge offers for `--latents-codec`, the wanted one first. Lossy ones only when asked for.
 CODEC_OFFERS: dict[str, tuple[Codec, ...]] = {
@@ -62,25 +63,39 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise ValueError('the prompt is empty: say what to draw, for example "red apple, fluent style"')
+        self._check_text("prompt")
+        self._check_text("negative_prompt")
         for name, low, high in (("guidance_scale", 0.0, 100.0), ("guidance_rescale", 0.0, 1.0)):
             value = getattr(self, name)
             if not math.isfinite(value) or not low <= value <= high:
                 raise ValueError(f"{name} must lie in {low:g}..{high:g}, not {value}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0..2^63-1, not {self.seed}")
-        if self.num_images < 1:
-            raise ValueError(f"num_images must be at least 1, not {self.num_images}")
-        for name in ("height", "width"):
+        # The caps of a cloud hold for the edge too: far above them no machine has the memory.
+        for name, cap in (
+            ("num_images", Limits.max_num_images),
+            ("height", Limits.max_height),
+            ("width", Limits.max_width),
+        ):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1 pixel, not {value}")
+            if value is not None and not 1 <= value <= cap:
+                raise ValueError(f"{name} must lie in 1..{cap}, not {value}")
         if self.scheduler not in SCHEDULERS:
             raise ValueError(f"unknown scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
         _ = self.plan
 
-    @property
+    def _check_text(self, name: str) -> None:
+        text = getattr(self, name)
+        if len(text) > Limits.max_prompt_chars:
+            raise ValueError(f"{name} has {len(text)} characters; at most {Limits.max_prompt_chars} are allowed")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} is not UTF-8 text: {text!a}") from None
+
+    @cached_property
     def plan(self) -> Plan:
         """The plan of this mode with these options."""
         return make_plan(self.mode, self.plan_options)

@@ -25,6 +25,11 @@ def test_guidance_is_on_above_one_as_in_diffusers() -> None:
     assert GenerationRequest(prompt="x", guidance_scale=1.01).guided
 
 
+def test_the_plan_is_made_once() -> None:
+    request = GenerationRequest(prompt="x")
+    assert request.plan is request.plan
+
+
 def test_each_request_has_an_id_of_its_own() -> None:
     assert GenerationRequest(prompt="x").request_id != GenerationRequest(prompt="x").request_id
 
@@ -36,8 +41,14 @@ def test_each_request_has_an_id_of_its_own() -> None:
         ({"guidance_scale": float("inf")}, "guidance_scale must lie in 0..100"),
         ({"guidance_rescale": 1.5}, "guidance_rescale must lie in 0..1"),
         ({"seed": -1}, "seed must lie in"),
-        ({"num_images": 0}, "num_images must be at least 1"),
-        ({"height": 0}, "height must be at least 1"),
+        ({"num_images": 0}, r"num_images must lie in 1\.\.8, not 0"),
+        ({"num_images": 9}, r"num_images must lie in 1\.\.8, not 9"),
+        ({"height": 0}, r"height must lie in 1\.\.2048, not 0"),
+        ({"width": 2049}, r"width must lie in 1\.\.2048, not 2049"),
+        ({"prompt": "x" * 2001}, "prompt has 2001 characters; at most 2000"),
+        ({"prompt": "caf\udce9"}, "prompt is not UTF-8 text"),
+        ({"negative_prompt": "caf\udce9"}, "negative_prompt is not UTF-8 text"),
+        ({"plan_options": PlanOptions(num_inference_steps=1001)}, "num_inference_steps must be at most 1000"),
         ({"latents_codec": "gzip"}, "unknown codec 'gzip'"),
         ({"mode": "split", "plan_options": PlanOptions(handoff_step=77)}, "handoff_step must lie in 0..50"),
     ],
