@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from edge_client.generation import GenerationResult
 
 __all__ = ["Credentials", "EdgeClient", "GenerationResult"]
+
+# Read when grpc and torch are imported. Nothing forks beside gRPC's threads here; and two services on one machine:
+# an OpenMP thread that spins while it waits takes the core that the other one needs.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "EdgeClient": "edge_client.client",

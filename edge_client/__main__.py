@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import traceback
 
 
 def main() -> None:
-    """Run the command line."""
-    # Forking beside gRPC's threads is unsafe; and its own log lines are not for users.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    """Run the command line and end the process: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    # gRPC's own log lines are not for users.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Two services on one machine: a thread that spins while it waits takes the core that the other one needs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from edge_client.cli import main as run
+    try:
+        # SIGTERM leaves as Ctrl-C does: with the terminal, sessions and processes put in order.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        from edge_client.cli import run
 
-    run()
+        exit_code = run()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        exit_code = 130
+    except Exception:
+        traceback.print_exc()
+        exit_code = 1
+    sys.stderr.flush()
+    # A model that is still loading on its thread would hold up the interpreter's orderly end.
+    os._exit(exit_code)
 
 
 if __name__ == "__main__":

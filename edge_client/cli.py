@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +15,26 @@ from edge_client.options import (
     FILE,
     INPUT_FILE,
     MODEL_OPTIONS,
+    PICTURE_FILE,
     PICTURE_OPTIONS,
     PLAN_OPTIONS,
+    PROBE_OPTIONS,
     with_options,
 )
+from edge_client.outcome import Interrupted, InterruptibleGroup, plain_text, run_to_end
 from orchestrator.plan import CLOUD_MODES, MODES
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
+    from edge_client.cloud_link import Credentials
+    from edge_client.generation import GenerationResult
     from edge_client.request import GenerationRequest
+    from edge_client.terminal import ProgressDisplay
 
-COMPARE_MODES = ("cloud", "edge", "split", "ecdiff")
-INTERRUPTED = 130
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=InterruptibleGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="ecdiff")
 def cli() -> None:
     """Make pictures with a large model in the cloud and a small one here, on one stream.
@@ -56,7 +59,7 @@ def cli() -> None:
 @click.option("--initial-latents", type=INPUT_FILE, help=".npy of standard normal noise instead of the seed's.")
 @click.option("--save-latents", type=FILE, help=".npy for the final latents, float32, before the VAE's own scaling.")
 @with_options(MODEL_OPTIONS, CLOUD_OPTIONS)
-@click.option("-o", "--output", type=FILE, default=Path("out.png"), show_default=True, help="PNG to write.")
+@click.option("-o", "--output", type=PICTURE_FILE, default=Path("out.png"), show_default=True, help="PNG to write.")
 @click.option("--report", "report_file", type=FILE, help="JSON with what ran where and what it cost.")
 @click.option("--metrics-file", type=FILE, help="Prometheus textfile (.prom) with this run's series.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
@@ -71,76 +74,86 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
     edge-client generate "red apple, fluent style" --mode split --steps 30,20 --seed 7
     edge-client generate "a castle" --cloud gpu:50051 --edge-model nota-ai/bk-sdm-tiny --report run.json
     """  # noqa: D301
-    from edge_client.pictures import check_writable
-
-    for path in (options["output"], options["report_file"], options["save_latents"], options["metrics_file"]):
-        if path is not None:
-            check_writable(path)
-    mode = mode or ("split" if options["steps"] else "ecdiff")
-    _run(_generate(prompt, mode, options))
-
-
-async def _generate(prompt: str, mode: str, options: dict[str, Any]) -> None:
     from edge_client.terminal import ProgressDisplay, print_results
 
+    mode = mode or ("split" if options["steps"] else "ecdiff")
+    with _bad_usage():
+        request = _request(prompt, mode, options)
+    _check_outputs(options, request.num_images)
     display = ProgressDisplay(quiet=options["quiet"])
     with display.running(f'"{prompt}"'):
-        from edge_client.pictures import save_images, save_latents, save_report
+        client = _client(options, mode)
+        result = run_to_end(_generate(client, request, display))
+    written = _save(result, client, options)
+    if not options["quiet"]:
+        print_results([result.report], written)
 
-        async with _client(options, mode) as client:
-            result = await client.run(_request(client, prompt, mode, options), display)
+
+async def _generate(client: EdgeClient, request: GenerationRequest, display: ProgressDisplay) -> GenerationResult:
+    async with client:
+        return await _generate_one(client, request, display)
+
+
+async def _generate_one(client: EdgeClient, request: GenerationRequest, display: ProgressDisplay) -> GenerationResult:
+    """Run a request; what fails in the cloud names it, for it stands so in the cloud's log."""
+    from wire.errors import EcdiffError, IncompatibleModels, NotServing, Unauthenticated, VersionMismatch
+
+    display.request_id = request.request_id
+    try:
+        return await client.run(request, display)
+    except EcdiffError as error:
+        # These are found before a request is sent.
+        if not isinstance(error, IncompatibleModels | NotServing | Unauthenticated | VersionMismatch):
+            error.add_note(f"request {request.request_id}")
+        raise
+
+
+def _save(result: GenerationResult, client: EdgeClient, options: dict[str, Any]) -> list[str]:
+    """Write what was asked for; return the names of the files."""
+    from edge_client.pictures import save_images, save_latents, save_report
+
     # The picture first: whatever fails after it costs less.
     result.report["images"] = save_images(result.images, options["output"], result.report)
     written = list(result.report["images"])
-    if options["save_latents"] is not None:
-        save_latents(options["save_latents"], result.latents)
-        written.append(str(options["save_latents"]))
-    if options["report_file"] is not None:
-        save_report(options["report_file"], result.report)
-        written.append(str(options["report_file"]))
-    if options["metrics_file"] is not None:
-        client.metrics.write(options["metrics_file"])
-        written.append(str(options["metrics_file"]))
-    if not options["quiet"]:
-        print_results([result.report], written)
+    savers: dict[str, Callable[[Path], None]] = {
+        "save_latents": lambda path: save_latents(path, result.latents),
+        "report_file": lambda path: save_report(path, result.report),
+        "metrics_file": client.metrics.write,
+    }
+    for name, save in savers.items():
+        if options[name] is not None:
+            save(options[name])
+            written.append(str(options[name]))
+    return written
 
 
 @cli.command()
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @with_options(PLAN_OPTIONS[:1], PICTURE_OPTIONS, MODEL_OPTIONS, CLOUD_OPTIONS)
-@click.option("-o", "--output", type=FILE, default=Path("compare.png"), show_default=True, help="PNG of the grid.")
+@click.option("-o", "--output", type=PICTURE_FILE, default=Path("compare.png"), show_default=True, help="PNG to write.")
 @click.option("--report", "report_file", type=FILE, help='JSON: {"runs": [report, ...]}.')
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 def compare(prompts: tuple[str, ...], **options: Any) -> None:
     """Generate each PROMPT in every mode from the same seed: pictures side by side, and a table."""
-    from edge_client.pictures import check_writable
-
-    for path in (options["output"], options["report_file"]):
-        if path is not None:
-            check_writable(path)
-    _run(_compare(prompts, options))
-
-
-async def _compare(prompts: tuple[str, ...], options: dict[str, Any]) -> None:
     from edge_client.terminal import ProgressDisplay, print_results
 
+    with _bad_usage():
+        requests = [_request(prompt, mode, options) for prompt in prompts for mode in MODES]
+    _check_outputs(options)
     display = ProgressDisplay(quiet=options["quiet"])
-    rows = []
     with display.running("edge-client compare"):
-        from edge_client.pictures import comparison_grid, save_report, write_file
+        client = _client(options, CLOUD_MODES[0])
+        results = run_to_end(_compare(client, requests, display))
 
-        async with _client(options, CLOUD_MODES[0]) as client:
-            for prompt in prompts:
-                cells = []
-                for mode in COMPARE_MODES:
-                    display.title = f'"{prompt}", mode {mode}'
-                    result = await client.run(_request(client, prompt, mode, options), display)
-                    result.report["images"] = [str(options["output"])]
-                    cells.append((result.images[0], result.report))
-                rows.append((prompt, cells))
+    from edge_client.pictures import comparison_grid, save_report, write_file
+
+    cells = [(result.images[0], result.report) for result in results]
+    rows = [(prompt, cells[i * len(MODES) : (i + 1) * len(MODES)]) for i, prompt in enumerate(prompts)]
     grid = comparison_grid(rows)
     write_file(options["output"], lambda file: grid.save(file, "PNG"))
-    reports = [report for _, cells in rows for _, report in cells]
+    reports = [result.report for result in results]
+    for report in reports:
+        report["images"] = [str(options["output"])]
     written = [str(options["output"])]
     if options["report_file"] is not None:
         save_report(options["report_file"], {"runs": reports})
@@ -149,100 +162,143 @@ async def _compare(prompts: tuple[str, ...], options: dict[str, Any]) -> None:
         print_results(reports, written)
 
 
+async def _compare(
+    client: EdgeClient, requests: list[GenerationRequest], display: ProgressDisplay
+) -> list[GenerationResult]:
+    results = []
+    async with client:
+        for request in requests:
+            display.title = f'"{request.prompt}", mode {request.mode}'
+            results.append(await _generate_one(client, request, display))
+    return results
+
+
 @cli.command()
-@with_options(CLOUD_OPTIONS)
+@with_options(PROBE_OPTIONS)
 def probe(**options: Any) -> None:
     """Measure the way to a cloud: round trip, clock offset, bandwidth. Exits 0 only when it is SERVING."""
-    if options["cloud"] is None:
-        raise click.UsageError("probe needs --cloud HOST:PORT")
+    with _bad_usage():
+        addresses, credentials = _addresses(options), _credentials(options)
+
     from edge_client.probe import probe_cloud
 
-    _run(probe_cloud(options["cloud"], _credentials(options)))
+    run_to_end(probe_cloud(addresses, credentials))
+
+
+@contextmanager
+def _bad_usage() -> Iterator[None]:
+    """In this block a value that does not fit is the command line's; later it is a failure."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check_outputs(options: dict[str, Any], num_images: int = 1) -> None:
+    from edge_client.pictures import check_outputs, image_paths
+
+    others = [options.get(name) for name in ("report_file", "save_latents", "metrics_file")]
+    with _bad_usage():
+        check_outputs([*image_paths(options["output"], num_images), *filter(None, others)])
 
 
 def _client(options: dict[str, Any], mode: str) -> EdgeClient:
+    """Make the client; torch is imported only when everything that can be checked without it is."""
+    with _bad_usage():
+        if mode not in CLOUD_MODES and (options["cloud"] or options["cloud_model"]):
+            raise ValueError(f"mode {mode} uses no cloud: leave --cloud and --cloud-model out")
+        if options["cloud"] is not None:
+            if options["cloud_model"] is not None:
+                raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
+            _addresses(options)
+        credentials = _credentials(options)
+
+    # Not in the running loop: there Ctrl-C would wait until torch is imported.
     from edge_client.client import EdgeClient
 
-    if mode not in CLOUD_MODES and (options["cloud"] or options["cloud_model"]):
-        raise click.UsageError(f"mode {mode} uses no cloud: leave --cloud and --cloud-model out")
     return EdgeClient(
         cloud=options["cloud"],
         cloud_model=options["cloud_model"],
         edge_model=options["edge_model"],
         device=options["device"],
         dtype=options["dtype"],
-        credentials=_credentials(options),
+        credentials=credentials,
         silence_seconds=options["cloud_timeout"],
     )
 
 
-def _credentials(options: dict[str, Any]) -> Any:
+def _addresses(options: dict[str, Any]) -> tuple[str, ...]:
+    from edge_client.request import parse_addresses
+
+    return parse_addresses(options["cloud"])
+
+
+def _credentials(options: dict[str, Any]) -> Credentials:
+    """Return the credentials, tried on every address."""
     from edge_client.cloud_link import Credentials
 
-    return Credentials(
+    credentials = Credentials(
         token_file=options["auth_token_file"],
         tls_ca=options["tls_ca"],
         tls_cert=options["tls_cert"],
         tls_key=options["tls_key"],
         allow_plaintext_token=options["allow_plaintext_token"],
     )
+    for address in _addresses(options) if options["cloud"] is not None else ():
+        credentials.metadata(address)
+    return credentials
 
 
-def _request(client: EdgeClient, prompt: str, mode: str, options: dict[str, Any]) -> GenerationRequest:
-    """Turn the command line's options into a request; what was not given keeps its default."""
+def _request(prompt: str, mode: str, options: dict[str, Any]) -> GenerationRequest:
+    """Turn the command line's options into a request; what was not given keeps its default.
+
+    Raises:
+        ValueError: An option does not fit.
+    """
     from edge_client.request import GenerationRequest
+    from models import DEFAULT_GUIDANCE_SCALE
     from orchestrator.plan import PlanOptions, parse_split
 
     plan_fields, request_fields = PlanOptions.__dataclass_fields__, GenerationRequest.__dataclass_fields__
     plan = {name: value for name, value in options.items() if name in plan_fields and value is not None}
     if options.get("steps") is not None:
         if mode != "split" or "handoff_step" in plan or "num_inference_steps" in plan:
-            raise click.UsageError("--steps is mode split's way to say both --num-inference-steps and --handoff-step")
+            raise ValueError("--steps is mode split's way to say both --num-inference-steps and --handoff-step")
         cloud_steps, edge_steps = parse_split(options["steps"])
         plan.update(num_inference_steps=cloud_steps + edge_steps, handoff_step=cloud_steps)
     fields = {name: value for name, value in options.items() if name in request_fields and value is not None}
-    fields.setdefault("guidance_scale", client.default_guidance_scale)
+    if options["edge_model"] is None:
+        fields.setdefault("guidance_scale", DEFAULT_GUIDANCE_SCALE)
     return GenerationRequest(prompt=prompt, mode=mode, plan_options=PlanOptions(**plan), **fields)
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end; Ctrl-C and SIGTERM cancel, so that sessions and processes are let go."""
+def run() -> int:
+    """Run the command line of `sys.argv`; every error is one plain line.
 
-    async def main() -> None:
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-        await task
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 
-    # A call that is cancelled because we are leaving is no news.
-    logging.getLogger("grpc").setLevel(logging.CRITICAL)
-    asyncio.run(main())
-
-
-def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed, 2 bad usage, 130 interrupted; errors are one plain line."""
+    Raises:
+        Exception: A mistake of ours, with its traceback.
+    """
     try:
         cli.main(prog_name="edge-client", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(2)
+        return BAD_USAGE
     except click.ClickException as error:
-        _fail(error.format_message(), 2)
-    except ValueError as error:
-        _fail(str(error), 2)
-    except (asyncio.CancelledError, click.Abort, KeyboardInterrupt):
-        _fail("interrupted", INTERRUPTED)
-    except OSError as error:
-        _fail(str(error), 1)
+        return _failed(error.format_message(), BAD_USAGE)
+    except (Interrupted, click.Abort, KeyboardInterrupt):
+        return _failed("interrupted", INTERRUPTED)
     except Exception as error:
-        from wire.errors import EcdiffError
-
-        if not isinstance(error, EcdiffError):
+        text = plain_text(error)
+        if text is None:
             raise
-        _fail(str(error), 1)
+        return _failed(text, FAILED)
+    return 0
 
 
-def _fail(text: str, code: int) -> None:
+def _failed(text: str, code: int) -> int:
     click.echo(f"error: {' '.join(text.split())}", err=True)
-    sys.exit(code)
+    return code

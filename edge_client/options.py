@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +11,44 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class OutputFile(click.Path):
+    """A file to write.
+
+    Args:
+        suffix: What its name must end with, where the content has one format only.
+    """
+
+    def __init__(self, suffix: str = "") -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+        self._suffix = suffix
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; an empty name, a folder and another suffix are bad usage."""
+        if not os.fspath(value):
+            self.fail("the name is empty", param, ctx)
+        if not os.fspath(value).lower().endswith(self._suffix):
+            self.fail(f"the name must end with {self._suffix}, not {os.fspath(value)!r}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Seconds(click.FloatRange):
+    """A duration that ends, of at least a tenth of a second."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0.1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the seconds; what is no such number is bad usage."""
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return seconds
+
+
+FILE = OutputFile()
+PICTURE_FILE = OutputFile(".png")
 INPUT_FILE = click.Path(path_type=Path, dir_okay=False, exists=True, readable=True)
 
 # Options of the plan; None leaves the choice to the mode.
@@ -58,24 +97,36 @@ MODEL_OPTIONS = (
         "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), default="auto", show_default=True
     ),
 )
+CREDENTIAL_OPTIONS = (
+    click.option("--auth-token-file", type=INPUT_FILE, help="File with the bearer token that the cloud asks for."),
+    click.option("--allow-plaintext-token", is_flag=True, help="Send the token unencrypted to another host."),
+    click.option("--tls-ca", type=INPUT_FILE, help="Certificate authority of the cloud; turns TLS on."),
+    click.option("--tls-cert", type=INPUT_FILE, help="Client certificate, where the cloud asks for one."),
+    click.option("--tls-key", type=INPUT_FILE, help="Key of the client certificate."),
+)
 CLOUD_OPTIONS = (
     click.option(
         "--cloud",
         metavar="HOST:PORT[,HOST:PORT]",
         help="Running cloud services, in order of preference. Without it one is started, and stopped again.",
     ),
-    click.option("--auth-token-file", type=INPUT_FILE, help="File with the bearer token that the cloud asks for."),
-    click.option("--allow-plaintext-token", is_flag=True, help="Send the token unencrypted to another host."),
-    click.option("--tls-ca", type=INPUT_FILE, help="Certificate authority of the cloud; turns TLS on."),
-    click.option("--tls-cert", type=INPUT_FILE, help="Client certificate, where the cloud asks for one."),
-    click.option("--tls-key", type=INPUT_FILE, help="Key of the client certificate."),
+    *CREDENTIAL_OPTIONS,
     click.option(
         "--cloud-timeout",
-        type=float,
+        type=Seconds(),
         default=3.0,
         show_default=True,
         help="Seconds of silence after which the cloud is lost and the edge goes on alone.",
     ),
+)
+PROBE_OPTIONS = (
+    click.option(
+        "--cloud",
+        metavar="HOST:PORT[,HOST:PORT]",
+        required=True,
+        help="Running cloud services; the first that serves is measured.",
+    ),
+    *CREDENTIAL_OPTIONS,
 )
 
 

@@ -25,6 +25,21 @@ TITLE_PIXELS = 40
 MODE_TITLES = {"cloud": "cloud only", "edge": "edge only", "split": "split (Hybrid SD)", "ecdiff": "EC-Diff"}
 
 
+def check_outputs(paths: Sequence[Path]) -> None:
+    """Find out before the work starts that a result could not be written after it.
+
+    Raises:
+        ValueError: Two of them are one file.
+        OSError: A folder is missing or closed, or a path is a folder.
+    """
+    seen = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise ValueError(f"{path} is named for two outputs: give each its own file")
+        seen.add(path.resolve())
+        check_writable(path)
+
+
 def check_writable(path: Path) -> None:
     """Find out before the work starts that a result could not be written after it.
 

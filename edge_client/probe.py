@@ -7,20 +7,20 @@ import math
 from rich.console import Console
 
 from edge_client.cloud_link import BANDWIDTH_BYTES, CloudLink, Credentials
-from edge_client.request import REMOTE_WAIT_SECONDS, parse_addresses
+from edge_client.request import REMOTE_WAIT_SECONDS
 from edge_client.terminal import kib
 
 NUM_PROBES = 20
 NUM_TRANSFERS = 3
 
 
-async def probe_cloud(addresses: str, credentials: Credentials) -> None:
+async def probe_cloud(addresses: tuple[str, ...], credentials: Credentials) -> None:
     """Measure and print.
 
     Raises:
         EcdiffError: It is not SERVING, or not ours.
     """
-    link = await CloudLink.connect(parse_addresses(addresses), credentials, wait_seconds=REMOTE_WAIT_SECONDS)
+    link = await CloudLink.connect(addresses, credentials, wait_seconds=REMOTE_WAIT_SECONDS)
     try:
         await link.measure(num_probes=NUM_PROBES, num_transfers=NUM_TRANSFERS, transfer_bytes=BANDWIDTH_BYTES)
     finally:

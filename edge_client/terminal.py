@@ -4,25 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edge_client.report import Report, Snapshot
+if TYPE_CHECKING:
+    from edge_client.report import Report, Snapshot
 
 SOURCE_STYLES = {"C": "bold blue", "x": "cyan", "e": "bold green"}
 LEGEND = "C cloud   x extrapolated   e edge"
 
 
 class ProgressDisplay:
-    """Shows snapshots on stderr: live on a terminal, only the notes elsewhere."""
+    """Shows snapshots on stderr: live on a terminal, only the notes elsewhere, each note once.
+
+    Set `title` and `request_id` before a generation starts.
+    """
 
     def __init__(self, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
+        self._noted: set[str] = set()
         self.title = ""
+        self.request_id = ""
 
     @contextmanager
     def running(self, title: str) -> Iterator[ProgressDisplay]:
@@ -42,8 +49,9 @@ class ProgressDisplay:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Show a snapshot."""
-        if snapshot.note:
-            self._console.print(f"note: {snapshot.note}", markup=False)
+        if snapshot.note and snapshot.note not in self._noted:
+            self._noted.add(snapshot.note)
+            self._console.print(f"note: {snapshot.note} (request {self.request_id})", markup=False)
         if self._live is not None:
             self._live.update(render(self.title, snapshot))
 
@@ -78,7 +86,15 @@ def milliseconds(seconds: float) -> str:
 
 def results_table(reports: Sequence[Report]) -> Table:
     """Return the table of one prompt, one column a generation: what ran where and what it cost."""
-    table = Table(title=f'"{reports[0]["prompt"]}"', title_justify="left", header_style="bold", pad_edge=False)
+    table = Table(
+        title=Text(f'"{reports[0]["prompt"]}"'),
+        title_justify="left",
+        caption=f"request {', '.join(report['request_id'] for report in reports)}",
+        caption_justify="left",
+        caption_style="dim",
+        header_style="bold",
+        pad_edge=False,
+    )
     table.add_column("")
     for report in reports:
         table.add_column(report["mode"], justify="right")

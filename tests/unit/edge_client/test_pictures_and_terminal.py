@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from edge_client.pictures import (
+    check_outputs,
     check_writable,
     comparison_grid,
     image_paths,
@@ -22,7 +23,7 @@ from edge_client.pictures import (
 )
 from edge_client.report import Recorder, Report, Snapshot
 from edge_client.request import GenerationRequest
-from edge_client.terminal import render, results_table
+from edge_client.terminal import ProgressDisplay, render, results_table
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import MODES
 
@@ -76,6 +77,12 @@ def test_a_missing_folder_is_found_before_the_work(tmp_path: Path) -> None:
         check_writable(tmp_path)
 
 
+def test_two_outputs_never_share_a_file(tmp_path: Path) -> None:
+    check_outputs([tmp_path / "a.png", tmp_path / "a.json"])
+    with pytest.raises(ValueError, match="is named for two outputs"):
+        check_outputs([tmp_path / "a.png", tmp_path / "sub" / ".." / "a.png"])
+
+
 def test_grid_has_a_row_a_prompt_and_a_column_a_mode() -> None:
     cells = [(Image.new("RGB", (64, 64), "red"), report(mode)) for mode in MODES]
     one, two = comparison_grid([("a", cells)]), comparison_grid([("a", cells), ("b", cells)])
@@ -90,6 +97,27 @@ def test_table_fits_a_terminal_of_80_columns() -> None:
     console.file.close()
     assert any("cloud evaluations" in line for line in lines)
     assert max(len(line.rstrip()) for line in lines) <= 80
+
+
+def test_table_names_its_requests_and_takes_a_prompt_as_it_stands() -> None:
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    made = report(prompt="a [/b] sign")
+    console.print(results_table([made]))
+    text = console.export_text()
+    console.file.close()
+    assert f"request {made['request_id']}" in text
+    assert '"a [/b] sign"' in text
+
+
+def test_each_note_is_shown_once_with_the_request_that_it_is_about(capsys: pytest.CaptureFixture[str]) -> None:
+    display = ProgressDisplay(quiet=False)
+    recorder = Recorder(request=GenerationRequest(prompt="x"), link=LinkEstimate(), on_progress=display)
+    display.request_id = recorder.request.request_id
+    for line in ("the VAEs differ", "cloud lost", "the VAEs differ"):
+        recorder.warn(line)
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {line} (request {recorder.request.request_id})" for line in ("the VAEs differ", "cloud lost")
+    ]
 
 
 def test_live_line_shows_sources_queue_and_traffic() -> None:

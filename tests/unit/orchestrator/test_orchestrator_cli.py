@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -34,3 +36,14 @@ def test_bad_usage_is_one_plain_line_and_exit_code_2(
     assert caught.value.code == 2
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
+
+
+def test_version_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "--version")
+    assert version("ecdiff") in capsys.readouterr().out
+
+
+def test_names_of_the_command_line_cost_no_numpy() -> None:
+    code = "import sys, orchestrator.__main__, edge_client.cli; print({'numpy', 'grpc', 'asyncio'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
