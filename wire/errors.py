@@ -30,6 +30,7 @@ import grpc
 ERROR_KEY = "ecdiff-error"
 RETRY_AFTER_KEY = "ecdiff-retry-after-ms"
 _MILLISECONDS = re.compile("[0-9]{1,8}")
+_MAX_TEXT_CHARS = 500
 
 
 class EcdiffError(Exception):
@@ -180,7 +181,7 @@ def from_status(
     """Return the exception that `to_status` was given, as far as the status tells."""
     metadata = {key: str(value) for key, value in trailing_metadata or ()}
     cls = _BY_NAME.get(metadata.get(ERROR_KEY, ""), _BY_STATUS.get(code, EcdiffError))
-    text = (details or code.name.lower().replace("_", " ")).splitlines()[0]
+    text = _one_line(details or "") or code.name.lower().replace("_", " ")
     if cls is Busy:
         milliseconds = metadata.get(RETRY_AFTER_KEY, "")
         # Remote text: what is no plain number of at most a day falls back to Busy's own second.
@@ -191,3 +192,9 @@ def from_status(
 def names_error(trailing_metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
     """Whether a status comes from a service of ours; gRPC and proxies do not name a class."""
     return any(key == ERROR_KEY for key, _ in trailing_metadata or ())
+
+
+def _one_line(details: str) -> str:
+    """Return the first line of remote text as a terminal may show it: printable, and of bounded length."""
+    first_line = next(iter(details.splitlines()), "")
+    return "".join(char for char in first_line if char.isprintable())[:_MAX_TEXT_CHARS]

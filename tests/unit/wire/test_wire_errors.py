@@ -46,5 +46,15 @@ def test_a_status_without_a_name_is_read_by_its_code():
     assert str(from_status(grpc.StatusCode.UNKNOWN, None, None)) == "unknown"
 
 
+@pytest.mark.parametrize("char", ["\x1b", "\x07", "\x9b", "\x00", "\u202e", "\ud800"])
+def test_what_a_terminal_would_act_on_is_dropped_from_remote_text(char):
+    assert str(from_status(grpc.StatusCode.INTERNAL, f"a{char}[31mb", None)) == "a[31mb"
+    assert str(from_status(grpc.StatusCode.INTERNAL, char, None)) == "internal"
+
+
+def test_remote_text_is_cut_at_500_characters():
+    assert str(from_status(grpc.StatusCode.INTERNAL, "é" * 10_000, None)) == "é" * 500
+
+
 def test_details_become_one_line():
     assert str(from_status(grpc.StatusCode.INTERNAL, "first\nsecond", None)) == "first"
