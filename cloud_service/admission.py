@@ -1,4 +1,4 @@
-"""What an `Open` must pass before it gets a place: version, model, limits, plan, tensors, in this order."""
+"""What an `Open` must pass before it gets a place, once its header is read: model, limits, plan, tensors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,19 @@ from diffusion.tensors import from_array
 from orchestrator.refresh import make_refresh
 from protos import ecdiff_v1_pb2 as pb
 from wire.codecs import CODECS, LOSSLESS_CODECS
-from wire.convert import ClientSpecs, OpenHeader, decode_client, decode_open_header
+from wire.convert import ClientSpecs, OpenHeader, decode_client
 from wire.errors import InvalidRequest, LimitExceeded, UnknownModel
 from wire.messages import Codec, DType, Limits, Open, PromptEmbeds, Scaling, State
 from wire.tensors import CodecObserver, TensorSpec
 
 
-def check_header(message: pb.ClientMessage, served: Served, limits: Limits) -> OpenHeader:
-    """Check version, model and limits.
+def check_header(header: OpenHeader, served: Served, limits: Limits) -> None:
+    """Check model and limits.
 
     Raises:
-        ProtocolError: It is not Open.
-        VersionMismatch: Another protocol version.
         UnknownModel: Another model than the one served here is asked for.
         LimitExceeded: It is above a published cap.
-        InvalidRequest: A value is out of range.
     """
-    header = decode_open_header(message)
     info = served.model.info
     if header.model not in ("", info.fingerprint):
         raise UnknownModel(f"model {header.model} is not served here; this is {info.name} ({info.fingerprint})")
@@ -42,7 +38,6 @@ def check_header(message: pb.ClientMessage, served: Served, limits: Limits) -> O
     ):
         if value > cap:
             raise LimitExceeded(f"{what} is {value}, the cap here is {cap}")
-    return header
 
 
 def check_open(

@@ -24,7 +24,7 @@ from cloud_service.request import Request
 from cloud_service.session import Session
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import PARKED_SECONDS
-from wire.convert import ClientSpecs, decode_client, encode_server
+from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_server
 from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, NotServing, ProtocolError
 from wire.framing import Assembler, fragments
 from wire.messages import (
@@ -88,7 +88,7 @@ class Conversation:
     def __init__(self, service: Service, requests: AsyncIterator[pb.ClientMessage], context: Context) -> None:
         self._service = service
         self._context = context
-        self._incoming = _whole_messages(requests, max_bytes=service.limits.max_tensor_bytes)
+        self._incoming = self._whole_messages(requests)
         self._specs = ClientSpecs()
         self._observe = service.metrics.codec_event
         self._started_at = time.monotonic()
@@ -153,8 +153,9 @@ class Conversation:
             raise DeadlineExceeded(f"no Open came within {_OPEN_SECONDS:g} s") from None
         except StopAsyncIteration:
             raise ProtocolError("the stream ended before Open") from None
-        header = check_header(message, served, limits)
+        header = decode_open_header(message)
         self._request_id = header.request_id
+        check_header(header, served, limits)
         check = functools.partial(check_open, message, header, served, limits, self._observe)
         request, self._specs = await _off_loop(check, message.ByteSize())
         return request
@@ -174,11 +175,19 @@ class Conversation:
 
     # ------------------------------------------------------------------------------ reading
 
+    async def _whole_messages(self, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.ClientMessage]:
+        """Yield messages with their fragments put together; none of them above what `Limits` says."""
+        assembler = Assembler(pb.ClientMessage, self._service.limits.max_tensor_bytes)
+        async for piece in requests:
+            self._received_bytes += piece.ByteSize()
+            message = assembler.push(piece)
+            if message is not None:
+                yield message
+
     async def _read(self, session: Session) -> None:
         try:
             async for encoded in self._incoming:
                 received_at = time.time()
-                self._received_bytes += encoded.ByteSize()
                 session.last_heard = time.monotonic()
                 decode = functools.partial(decode_client, encoded, specs=self._specs, observe=self._observe)
                 self._take(await _off_loop(decode, encoded.ByteSize()), session, received_at)
@@ -259,17 +268,6 @@ class Conversation:
                 **{key: round(value, 6) for key, value in vars(record).items()},
             },
         )
-
-
-async def _whole_messages(
-    requests: AsyncIterator[pb.ClientMessage], *, max_bytes: int
-) -> AsyncIterator[pb.ClientMessage]:
-    """Yield messages with their fragments put together; none of them above `max_bytes`."""
-    assembler = Assembler(pb.ClientMessage, max_bytes)
-    async for piece in requests:
-        message = assembler.push(piece)
-        if message is not None:
-            yield message
 
 
 async def _off_loop(work: Callable[[], _T], size_bytes: int) -> _T:

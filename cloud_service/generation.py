@@ -25,8 +25,6 @@ from wire.messages import (
     Correct,
     Correction,
     DType,
-    Finished,
-    HandedOff,
     ModelDescription,
     Noise,
     Opened,
@@ -36,7 +34,6 @@ from wire.messages import (
     Source,
     State,
     Step,
-    Totals,
 )
 
 
@@ -56,7 +53,7 @@ class _Phase(enum.Enum):
 
 
 class Generation:
-    """One trajectory, its refresh policy, its conditioning, its counters; after the handoff, its corrections.
+    """One trajectory, its refresh policy, its conditioning; after the handoff, its corrections.
 
     Every method that does work returns what to tell the client, in order.
 
@@ -76,7 +73,6 @@ class Generation:
         self._stop_step = request.open.plan.handoff_step
         self._hand_off_at = 0.0
         self._corrections: deque[Correct] = deque()
-        self._totals = Totals()
         self._trajectory: Trajectory
         self._conditioning: Conditioning
 
@@ -219,7 +215,6 @@ class Generation:
             latents_before=before,
             prediction=prediction,
         )
-        self._count(step)
         return [step, *self._go_on()]
 
     def _go_on(self) -> list[SessionEvent]:
@@ -244,17 +239,16 @@ class Generation:
 
     def _park(self) -> Parked:
         state = self._trajectory.state()
-        message_class = Finished if self._trajectory.done else HandedOff
-        message = message_class(
+        self._phase = _Phase.PARKED
+        return Parked(
             state=State(
                 step_index=state.step_index,
                 latents=to_array(state.latents),
                 scheduler_state={name: to_array(tensor) for name, tensor in state.scheduler_state.items()},
             ),
-            totals=self._totals,
+            done=self._trajectory.done,
+            decided_at=max(self.ready_at, self._hand_off_at),
         )
-        self._phase = _Phase.PARKED
-        return Parked(message=message, decided_at=max(self.ready_at, self._hand_off_at))
 
     def correct(self, correct: Correct) -> None:
         """Queue a correction; it is evaluated once the trajectory is parked."""
@@ -287,16 +281,6 @@ class Generation:
 
     def _on_device(self, array: Array) -> Tensor:
         return from_array(array).to(self._model.device, self._model.dtype)
-
-    def _count(self, step: Step) -> None:
-        evaluated = step.source is Source.CLOUD
-        self._totals = dataclasses.replace(
-            self._totals,
-            nfe_cloud=self._totals.nfe_cloud + evaluated,
-            nfe_extrapolated=self._totals.nfe_extrapolated + (not evaluated),
-            compute_seconds=self._totals.compute_seconds + step.compute_seconds,
-            queue_seconds=self._totals.queue_seconds + step.queue_seconds,
-        )
 
 
 def _check_finite(tensor: Tensor, step_index: int) -> None:

@@ -23,7 +23,9 @@ from wire.messages import (
     Pong,
     ServerMessage,
     Source,
+    State,
     Step,
+    Totals,
 )
 
 
@@ -32,11 +34,13 @@ class Parked:
     """The device is done with the trajectory.
 
     Attributes:
-        message: What the client is told.
+        state: Where the trajectory stands.
+        done: Whether the cloud ran every step.
         decided_at: End of the last step, or arrival of HandOff if later; `time.monotonic()` seconds.
     """
 
-    message: HandedOff | Finished
+    state: State
+    done: bool
     decided_at: float
 
 
@@ -49,7 +53,7 @@ SessionEvent = Opened | Step | Parked | Correction | EcdiffError
 
 @dataclass(kw_only=True)
 class Record:
-    """What a session did so far, for its line in the log."""
+    """What a session did so far: what the client is told at the end of the cloud's part, and the log at the end."""
 
     nfe_cloud: int = 0
     nfe_extrapolated: int = 0
@@ -71,6 +75,11 @@ class Record:
             self.nfe_cloud += 1
         else:
             self.nfe_extrapolated += 1
+
+    @property
+    def totals(self) -> Totals:
+        """What the client is told of it."""
+        return Totals(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Totals)})
 
 
 class Session:
@@ -130,12 +139,13 @@ class Session:
             self._wake.set()
 
     def _park(self, event: Parked) -> None:
-        self.ending = event.message
+        ending = Finished if event.done else HandedOff
+        self.ending = ending(state=event.state, totals=self.record.totals)
         self.may_correct = True
         self._decided_at = event.decided_at
         # Silence counts from here: before, the client may have had nothing to say for long.
         self.last_heard = time.monotonic()
-        self._outbox.push(event.message)
+        self._outbox.push(self.ending)
         self._wake.set()
         if self._half_closed:
             self.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -11,6 +12,7 @@ import zstandard
 from cloud_harness import Cloud, Stream, always, open_channel, opening, running_cloud
 
 from cloud_service import conversation
+from cloud_service.logs import LOGGER_NAME
 from protos import ecdiff_v1_pb2 as pb
 from wire.convert import encode_client
 from wire.errors import (
@@ -134,6 +136,19 @@ async def test_messages_out_of_place_end_the_stream(shared_cloud: Cloud) -> None
         await stream.receive_until(HandedOff)
         await stream.send(Correct(step_index=4, latents=NOISE))
         assert isinstance(await stream.error(), InvalidRequest)
+
+
+async def test_a_refusal_is_logged_under_the_id_of_its_request(
+    shared_cloud: Cloud, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER_NAME)
+    async with open_channel(shared_cloud.address) as stub:
+        for request_id, fields in (("much", {"num_images": 9}), ("unknown", {"model": "deadbeef"})):
+            stream = Stream(stub)
+            await stream.send(opening(**{"plan": always(4), "request_id": request_id} | fields))
+            await stream.error()
+    refused = [record for record in caplog.records if record.getMessage() == "session refused"]
+    assert [record.request_id for record in refused] == ["much", "unknown"]
 
 
 async def test_a_stream_without_open_is_not_kept(shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 
@@ -13,7 +14,9 @@ import torch
 from cloud_harness import Cloud, Stream, always, ecdiff, letters, open_channel, opening, running_cloud
 
 from cloud_service import conversation, registry, session
+from cloud_service.logs import LOGGER_NAME
 from diffusion.model import Evaluation
+from wire.convert import encode_client
 from wire.errors import (
     Busy,
     DeadlineExceeded,
@@ -21,13 +24,16 @@ from wire.errors import (
     ModelError,
     NotServing,
 )
+from wire.framing import fragments
 from wire.messages import (
     Close,
+    Codec,
     Correct,
     Credit,
     Finished,
     HandedOff,
     Heartbeat,
+    Noise,
     Opened,
     Seed,
     Step,
@@ -41,6 +47,27 @@ async def no_session_left(cloud: Cloud) -> None:
 
 
 # ------------------------------------------------------------------------------------ leaving
+
+
+async def test_the_log_counts_every_byte_that_the_client_sent_and_what_its_totals_say(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER_NAME)
+    begin = opening(ecdiff(6, 5), start=Noise(noise=np.zeros((1, 4, 16, 16), np.float32)))
+    pieces = fragments(encode_client(begin, codec=Codec.RAW), limit_bytes=1000)
+    end = encode_client(Close(), codec=Codec.RAW)
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        stream = Stream(stub)
+        for piece in pieces:
+            await stream.send_raw(piece)
+        *_, ending = await stream.receive_until(HandedOff)
+        await stream.send_raw(end)
+        await stream.ends_ok()
+        await no_session_left(cloud)
+    (line,) = [record for record in caplog.records if record.getMessage() == "session closed"]
+    assert line.received_bytes == sum(piece.ByteSize() for piece in (*pieces, end))
+    assert (line.nfe_cloud, line.nfe_extrapolated) == (ending.totals.nfe_cloud, ending.totals.nfe_extrapolated)
+    assert line.compute_seconds == pytest.approx(ending.totals.compute_seconds, abs=1e-5)
 
 
 async def test_close_frees_the_session_before_its_next_step() -> None:

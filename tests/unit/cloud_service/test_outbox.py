@@ -25,6 +25,10 @@ def handed_off(index: int) -> HandedOff:
     return HandedOff(state=State(step_index=index, latents=LATENTS), totals=Totals())
 
 
+def parked(index: int, *, decided_at: float) -> Parked:
+    return Parked(state=State(step_index=index, latents=LATENTS), done=False, decided_at=decided_at)
+
+
 def outbox(credit: int, max_waiting_bytes: int = PLENTY) -> Outbox:
     return Outbox(credit=credit, max_waiting_bytes=max_waiting_bytes)
 
@@ -159,7 +163,7 @@ async def test_the_first_end_counts() -> None:
 
 async def test_a_handoff_tells_how_long_it_waited() -> None:
     one = new_session()
-    asyncio.get_running_loop().call_later(0.02, one.deliver, Parked(message=handed_off(4), decided_at=one.last_heard))
+    asyncio.get_running_loop().call_later(0.02, one.deliver, parked(4, decided_at=one.last_heard))
     message = await anext(one.messages())
     assert isinstance(message, HandedOff)
     assert message.wait_seconds >= 0.02
@@ -173,7 +177,7 @@ async def test_silence_of_a_running_session_is_no_reason_to_expire(monkeypatch: 
     messages = one.messages()
     for _ in range(6):
         assert isinstance(await anext(messages), Heartbeat)
-    one.deliver(Parked(message=handed_off(4), decided_at=0.0))
+    one.deliver(parked(4, decided_at=0.0))
     assert isinstance(await anext(messages), HandedOff)
     with pytest.raises(DeadlineExceeded):
         assert [message async for message in messages] == "an endless list of heartbeats"
