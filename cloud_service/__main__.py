@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from cloud_service.config import Address, ServerConfig, TlsFiles
+from cloud_service.logs import LOGGER_NAME, configure_logging
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
@@ -20,7 +22,8 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
         raise click.BadParameter(str(error)) from error
 
 
-@click.group(context_settings={"max_content_width": 120})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="ecdiff")
 def cli() -> None:
     """The large model behind gRPC: it plans a picture that a small model on an edge device finishes."""
 
@@ -141,7 +144,6 @@ def _token(file: Path | None) -> str | None:
 def _serve(config: ServerConfig, log_level: str) -> int:
     import asyncio
 
-    from cloud_service.logs import configure_logging
     from cloud_service.server import run
 
     configure_logging(log_level)
@@ -162,10 +164,13 @@ def main() -> None:
         exit_code = 2
     except click.ClickException as error:
         exit_code = _failed(error.format_message(), 2)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         exit_code = _failed(str(error), 1)
     except KeyboardInterrupt:
         exit_code = 130
+    except Exception as error:
+        logging.getLogger(LOGGER_NAME).exception("the service failed")
+        exit_code = _failed(f"unexpected {type(error).__name__}: {error}", 1)
     sys.stdout.flush()
     sys.stderr.flush()
     # A model that is still loading on its thread would hold up the interpreter's orderly end.
@@ -173,7 +178,8 @@ def main() -> None:
 
 
 def _failed(message: str, exit_code: int) -> int:
-    print(f"error: {message.splitlines()[0]}", file=sys.stderr)
+    first_line = message.partition("\n")[0]
+    print(f"error: {first_line}", file=sys.stderr)
     return exit_code
 
 

@@ -16,7 +16,7 @@ from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.session import SessionEvent
-from cloud_service.worker import Worker
+from cloud_service.worker import Worker, ran_out_of_memory
 from diffusion.model import Evaluation, Model
 from wire.messages import Correct
 
@@ -25,19 +25,28 @@ _log = logging.getLogger(LOGGER_NAME)
 Deliver = Callable[[list[tuple[str, SessionEvent]]], None]
 # Results of cheap steps share a wake-up of the event loop, but none waits longer than this for company.
 _MAX_HELD_SECONDS = 0.005
+# Warming up evaluates once more where that takes less than this: the first evaluation pays for lazy starts.
+_CHEAP_SECONDS = 1.0
+# One forward pass that takes longer than both hangs.
+_MIN_STUCK_SECONDS = 60.0
+_STUCK_STEPS = 50
+# A device that hangs does not keep the process from ending.
+_JOIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """The loaded model, and the one fact of it that only a run shows.
+    """The loaded model, and what only a run shows of it.
 
     Attributes:
         model: Its methods that compute belong to the device thread; the event loop may read its facts.
         embeds_shape: `[1, L, D]` of an encoded prompt.
+        step_seconds: One evaluation at the default size.
     """
 
     model: Model
     embeds_shape: tuple[int, ...]
+    step_seconds: float
 
 
 class Engine:
@@ -78,6 +87,7 @@ class Engine:
         Raises:
             ValueError: It is no model that can be run here.
             OSError: It cannot be read or fetched.
+            MemoryError: There is no room for it.
         """
         self._loop = asyncio.get_running_loop()
         ready: asyncio.Future[Served] = self._loop.create_future()
@@ -115,14 +125,21 @@ class Engine:
 
     @property
     def step_seconds(self) -> float:
-        """Moving average of one evaluation, 0 before the first."""
+        """Moving average of one evaluation, 0 while loading."""
         return self._worker.step_seconds if self._worker else 0.0
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the device has been at one forward pass for far longer than any should take."""
+        busy_since = self._worker.busy_since if self._worker else None
+        limit_seconds = max(_MIN_STUCK_SECONDS, _STUCK_STEPS * self.step_seconds)
+        return busy_since is not None and time.monotonic() - busy_since > limit_seconds
+
     async def stop(self) -> None:
-        """End the device thread after the step that it is in."""
+        """End the device thread after the step that it is in; leave one that hangs behind."""
         self._stopping = True
         self._commands.put(lambda _worker: None)
-        await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._thread.join, _JOIN_SECONDS)
 
     # ------------------------------------------------------------------------------ device thread
 
@@ -131,10 +148,16 @@ class Engine:
             try:
                 served = warm_up(self._load())
             except Exception as error:
-                self._loop.call_soon_threadsafe(_settle, ready, error)
+                self._loop.call_soon_threadsafe(_settle, ready, _loading_error(error))
                 return
             outgoing = _Batches(self._loop, self._deliver)
-            self._worker = Worker(served.model, max_batch=self._max_batch, metrics=self._metrics, outgoing=outgoing)
+            self._worker = Worker(
+                served.model,
+                max_batch=self._max_batch,
+                step_seconds=served.step_seconds,
+                metrics=self._metrics,
+                outgoing=outgoing,
+            )
             self._loop.call_soon_threadsafe(_settle, ready, served)
             try:
                 while not self._stopping:
@@ -193,8 +216,26 @@ def _settle(ready: asyncio.Future[Served], outcome: Served | Exception) -> None:
 
 
 def warm_up(model: Model) -> Served:
-    """Encode an empty prompt and evaluate once at the default size, so that the first client pays for no lazy start."""
+    """Encode an empty prompt and evaluate at the default size, so that the first client pays for no lazy start."""
     conditioning = model.encode_prompt("", guided=True)
     latents = torch.zeros(model.latents_shape(0, 0, 1), device=model.device, dtype=model.dtype)
-    model.evaluate([Evaluation(latents=latents, timestep=1.0, conditioning=conditioning, guidance_scale=2.0)])
-    return Served(model=model, embeds_shape=tuple(conditioning.prompt_embeds.shape))
+    evaluation = Evaluation(latents=latents, timestep=1.0, conditioning=conditioning, guidance_scale=2.0)
+    step_seconds = _timed(model, evaluation)
+    if step_seconds < _CHEAP_SECONDS:
+        step_seconds = _timed(model, evaluation)
+    return Served(model=model, embeds_shape=tuple(conditioning.prompt_embeds.shape), step_seconds=step_seconds)
+
+
+def _timed(model: Model, evaluation: Evaluation) -> float:
+    started = time.monotonic()
+    (noise_pred,) = model.evaluate([evaluation])
+    noise_pred.sum().item()  # a GPU answers before it is done; a number has to wait
+    return time.monotonic() - started
+
+
+def _loading_error(error: Exception) -> Exception:
+    if not ran_out_of_memory(error):
+        return error
+    plain = MemoryError("there is not enough memory to load the model and evaluate it at its default size")
+    plain.__cause__ = error
+    return plain

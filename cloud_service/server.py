@@ -8,6 +8,8 @@ import importlib.metadata
 import logging
 import os
 import signal
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -38,6 +40,8 @@ _log = logging.getLogger(LOGGER_NAME)
 _SERVICE_NAME = ecdiff_v1_pb2.DESCRIPTOR.services_by_name["CloudDenoiser"].full_name
 # After the sessions have ended: for the last messages and the statuses to be taken.
 _LAST_WORDS_SECONDS = 2.0
+# How often the watch looks whether the device hangs.
+_WATCH_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -64,6 +68,7 @@ class CloudServer:
         limits = Limits(max_sessions=config.max_sessions)
         self._service = Service(engine=self._engine, registry=self._registry, metrics=self.metrics, limits=limits)
         self._health = health.aio.HealthServicer()
+        self._watch: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server
         self._metrics_server: Any
 
@@ -76,7 +81,7 @@ class CloudServer:
             The real addresses of gRPC and of the metrics.
 
         Raises:
-            OSError: A port is in use or not ours to use.
+            OSError: A port cannot be had, or the TLS files are none.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         metrics_address = self._start_metrics()
@@ -97,6 +102,7 @@ class CloudServer:
         Raises:
             ValueError: It is no model that can be run here.
             OSError: It cannot be read or fetched.
+            MemoryError: There is no room for it.
         """
         started = time.monotonic()
         _log.info("loading", extra={"model": self._config.model})
@@ -112,6 +118,7 @@ class CloudServer:
             },
         )
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._watch = asyncio.create_task(self._watch_device())
         return info.name
 
     def _start_metrics(self) -> Address:
@@ -136,7 +143,7 @@ class CloudServer:
             else:
                 port = self._server.add_secure_port(str(wanted), _credentials(tls))
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {wanted}: the port is in use, or not ours to use") from error
+            raise OSError(f"cannot listen on {wanted}: {_why_not(wanted, tls)}") from error
         return Address(host=wanted.host, port=port)
 
     # ------------------------------------------------------------------------------ stopping
@@ -144,12 +151,31 @@ class CloudServer:
     async def drain(self) -> None:
         """Say NOT_SERVING, let running sessions finish within the grace period, and stop."""
         _log.info("draining", extra={"sessions": self._registry.num_running})
+        if self._watch is not None:
+            self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         await self._registry.drain(self._config.grace_seconds)
         # The metrics server looks up from its socket twice a second only.
         await asyncio.gather(self._server.stop(_LAST_WORDS_SECONDS), asyncio.to_thread(self._stop_metrics))
         if self._service.served is not None:
             await self._engine.stop()
+
+    # ------------------------------------------------------------------------------ health
+
+    async def _watch_device(self) -> None:
+        """Say NOT_SERVING while the device hangs: the event loop lives on and would heartbeat for ever."""
+        stuck = False
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._engine.stuck is stuck:
+                continue
+            stuck = not stuck
+            if stuck:
+                _log.error("the device hangs", extra={"step_seconds": self._engine.step_seconds})
+                await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+            else:
+                _log.info("the device is back")
+                await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", _SERVICE_NAME):
@@ -162,6 +188,34 @@ class CloudServer:
     def _on_death(self) -> None:
         self._registry.fail_all(ModelError("the cloud's device thread died"))
         self.died.set()
+
+
+def _why_not(wanted: Address, tls: TlsFiles | None) -> str:
+    """Return why the port could not be opened; gRPC does not tell."""
+    if tls is not None and (complaint := _tls_complaint(tls)):
+        return complaint
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.bind(address)
+    except OSError as error:
+        return str(error.strerror)
+    return "the port was in use a moment ago"
+
+
+def _tls_complaint(tls: TlsFiles) -> str:
+    """Return what is wrong with the files, empty where nothing is."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    complaint = f"{tls.cert} and {tls.key} are no PEM certificate and its unencrypted key"
+    try:
+        # An empty password: nobody is asked for one on the terminal.
+        context.load_cert_chain(tls.cert, tls.key, password="")
+        if tls.client_ca is not None:
+            complaint = f"{tls.client_ca} holds no PEM certificate"
+            context.load_verify_locations(tls.client_ca)
+    except ssl.SSLError:
+        return complaint
+    return ""
 
 
 def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
@@ -183,6 +237,7 @@ async def run(config: ServerConfig) -> int:
     Raises:
         OSError: A port or the model cannot be had.
         ValueError: The model cannot be run here.
+        MemoryError: The model does not fit.
     """
     stop = _Stop()
     server = CloudServer(config, lambda: load_model(config.model, device=config.device, dtype=config.dtype))

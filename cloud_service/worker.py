@@ -22,6 +22,7 @@ from wire.messages import Correct, Correction, Source, Step
 _log = logging.getLogger(LOGGER_NAME)
 # Weight of the newest evaluation in the moving average that Describe publishes.
 _NEWEST_WEIGHT = 0.2
+_NO_ROOM = ("can't allocate memory", "out of memory")
 
 
 class Outgoing(Protocol):
@@ -40,13 +41,17 @@ class Worker:
     Args:
         model: The large model.
         max_batch: Most sessions in one forward pass.
+        step_seconds: What an evaluation took while warming up; the moving average starts from it.
         metrics: Where steps are counted.
         outgoing: Where events go.
     """
 
-    def __init__(self, model: Model, *, max_batch: int, metrics: Metrics, outgoing: Outgoing) -> None:
+    def __init__(
+        self, model: Model, *, max_batch: int, step_seconds: float, metrics: Metrics, outgoing: Outgoing
+    ) -> None:
         self.positions: dict[str, int] = {}
-        self.step_seconds = 0.0
+        self.step_seconds = step_seconds
+        self.busy_since: float | None = None
         self._model = model
         self._max_batch = max_batch
         self._metrics = metrics
@@ -116,10 +121,12 @@ class Worker:
         }
 
     def _run(self, batch: list[Generation]) -> None:
+        self.busy_since = time.monotonic()
         if batch[0].need is Need.OPENING:
             self._attempt(batch[0], batch[0].open)
         else:
             self._evaluate(batch)
+        self.busy_since = None
 
     def _evaluate(self, batch: list[Generation]) -> None:
         started = time.monotonic()
@@ -137,8 +144,7 @@ class Worker:
         for generation, prediction in zip(batch, predictions, strict=True):
             self._attempt(generation, lambda: generation.accept(prediction, started))  # noqa: B023  (called at once)
         seconds = time.monotonic() - started
-        average = self.step_seconds or seconds
-        self.step_seconds = average + _NEWEST_WEIGHT * (seconds - average)
+        self.step_seconds += _NEWEST_WEIGHT * (seconds - self.step_seconds)
 
     # ------------------------------------------------------------------------------ results
 
@@ -176,8 +182,15 @@ class Worker:
         self._outgoing.put(generation.session_id, error)
 
 
-def _plain(error: Exception) -> str:
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether `error` says that a tensor found no room; on a CPU torch has no class for that, only words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_ROOM)
+
+
+def _plain(error: Exception) -> str:
+    if ran_out_of_memory(error):
         return "the cloud model ran out of memory"
     first_line = str(error).partition("\n")[0]
     return f"the cloud model failed: {type(error).__name__}: {first_line}"

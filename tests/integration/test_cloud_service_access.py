@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import grpc
@@ -10,16 +11,19 @@ import pytest
 from cloud_harness import DATA, Stream, always, open_channel, opening, running_cloud
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud_service.config import TlsFiles
+from cloud_service import engine, server
+from cloud_service.config import Address, TlsFiles
+from cloud_service.logs import LOGGER_NAME
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
 from wire.convert import decode_description
-from wire.errors import LimitExceeded, Unauthenticated, from_status
+from wire.errors import LimitExceeded, NotServing, Unauthenticated, from_status
 from wire.messages import Codec, Finished, Limits
 
 TLS = DATA / "tls"
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def failure(call: object) -> Exception:
@@ -75,6 +79,7 @@ async def test_describe_tells_model_limits_and_load() -> None:
         assert idle.model.name == "cloud"
         assert idle.limits == Limits(max_sessions=5)
         assert (idle.load.sessions, idle.load.queue) == (0, 0)
+        assert idle.load.step_seconds > 0  # from the warm-up
         assert "ddim" in idle.schedulers
         assert {"reuse", "ecdiff", "linear"} <= set(idle.predictors)
         assert set(idle.codecs) == set(Codec)
@@ -85,7 +90,7 @@ async def test_describe_tells_model_limits_and_load() -> None:
         await cloud.model.begun(2)
         busy = decode_description(await stub.Describe(pb.DescribeRequest()))
         assert (busy.load.sessions, busy.load.queue) == (1, 0)
-        assert busy.load.step_seconds > 0
+        assert busy.load.step_seconds != idle.load.step_seconds
 
 
 async def test_a_probe_is_stamped_and_padded_within_its_cap() -> None:
@@ -96,6 +101,45 @@ async def test_a_probe_is_stamped_and_padded_within_its_cap() -> None:
         assert len(answer.padding) == 2000
         assert isinstance(await failure(stub.Probe(pb.ProbeRequest(response_padding=2**20 + 1))), LimitExceeded)
         assert isinstance(await failure(stub.Probe(pb.ProbeRequest(padding=bytes(2**20 + 1)))), LimitExceeded)
+
+
+async def health_becomes(address: Address, status: int) -> None:
+    async with grpc.aio.insecure_channel(str(address)) as channel, asyncio.timeout(30):
+        stub = health_pb2_grpc.HealthStub(channel)
+        while (await stub.Check(health_pb2.HealthCheckRequest())).status != status:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_device_that_hangs_is_not_serving_until_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, LOGGER_NAME)
+    monkeypatch.setattr(server, "_WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(engine, "_MIN_STUCK_SECONDS", 0.3)
+    monkeypatch.setattr(engine, "_STUCK_STEPS", 1)
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        cloud.model.pace()
+        stream = Stream(stub)
+        await stream.send(opening(always(2)))
+        await cloud.model.begun(1)
+        await health_becomes(cloud.address, NOT_SERVING)
+        cloud.model.run_freely()
+        await stream.receive_steps()
+        await health_becomes(cloud.address, SERVING)
+        words = [record.getMessage() for record in caplog.records if record.name == LOGGER_NAME]
+        assert [each for each in words if "the device" in each] == ["the device hangs", "the device is back"]
+
+
+async def test_a_device_that_hangs_does_not_keep_the_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_JOIN_SECONDS", 0.1)
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        cloud.model.pace()
+        stream = Stream(stub)
+        await stream.send(opening(always(2)))
+        await cloud.model.begun(1)
+        async with asyncio.timeout(10):
+            await cloud.server.drain()
+        assert isinstance(await stream.error(), NotServing)
 
 
 async def test_a_device_thread_that_dies_ends_its_sessions_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,19 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cloud_harness import CLOUD_MODEL, Stream, always, open_channel, opening
+from cloud_harness import CLOUD_MODEL, DATA, Stream, always, open_channel, opening
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud_service.config import Address
 from harness.cloud import Cloud, StartCloud
+from harness.model_variants import copy_model
 from harness.programs import Finished, Programs
 from harness.waiting import wait_until
 from wire.errors import NotServing
 from wire.messages import Close, HandedOff, Step
 
 PORTS = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+TLS = ("--tls-cert", str(DATA / "tls" / "server.pem"), "--tls-key", str(DATA / "tls" / "server.key"))
 
 
 def health_of(address: str) -> int:
@@ -144,6 +146,7 @@ def test_the_end_of_standard_input_ends_it(programs: Programs) -> None:
 
 
 def test_bad_luck_is_one_plain_line_and_exit_code_1(programs: Programs, tmp_path: Path) -> None:
+    too_large = str(copy_model(CLOUD_MODEL, tmp_path / "large", {"unet/config.json": {"sample_size": 4_000_000}}))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         model = ("--model", str(CLOUD_MODEL))
@@ -153,10 +156,23 @@ def test_bad_luck_is_one_plain_line_and_exit_code_1(programs: Programs, tmp_path
             (("--model", str(tmp_path / "nowhere"), *PORTS), "nowhere"),
             (("--model", str(tmp_path), *PORTS), "model_index.json"),
             ((*model, *PORTS, "--device", "cuda"), "CUDA"),
+            ((*model, "--listen", "203.0.113.1:5", "--metrics-listen", "127.0.0.1:0"), "annot assign"),
+            ((*model, *PORTS, "--tls-cert", __file__, "--tls-key", __file__), "no PEM certificate"),
+            ((*model, *PORTS, *TLS, "--tls-client-ca", __file__), "holds no PEM"),
+            (("--model", too_large, *PORTS), "not enough memory"),
         ):
             finished = programs.forked("cloud_service", "serve", *arguments).wait()
             assert finished.returncode == 1, finished.stderr
             assert words in one_plain_line(finished)
+
+
+def test_what_nobody_expected_is_one_plain_line_after_a_logged_traceback(programs: Programs, tmp_path: Path) -> None:
+    odd = copy_model(CLOUD_MODEL, tmp_path / "odd", {"unet/config.json": {"sample_size": "big"}})
+    finished = programs.forked("cloud_service", "serve", "--model", str(odd), *PORTS).wait()
+    *log, line = finished.stderr.splitlines()
+    assert finished.returncode == 1
+    assert line.startswith("error: unexpected TypeError: ")
+    assert "Traceback" in json.loads(log[-1])["traceback"]
 
 
 @pytest.mark.parametrize(
@@ -189,8 +205,11 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
     probe = "import sys; from cloud_service.__main__ import cli; print(sorted({'torch', 'grpc'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"
-    command = [sys.executable, "-m", "cloud_service", "serve", "--help"]
+    command = [sys.executable, "-m", "cloud_service", "serve", "-h"]
     started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert time.monotonic() - started < 5  # a fraction of a second on an idle machine
     assert "cloud-service listening on" in done.stdout
+    command = [sys.executable, "-m", "cloud_service", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.startswith("cloud-service, version ")
