@@ -1,5 +1,8 @@
 # Every command a newcomer needs. `make help` lists them.
-PYTHON ?= python3.11
+# Run, not only looked up: a version manager's shim may exist for a version that is not installed.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
+  $$each $(NEW_ENOUGH) 2>/dev/null && { echo $$each; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -15,7 +18,8 @@ help:  ## what can be made
 setup: $(STAMP)  ## .venv with everything, from nothing; quick when nothing changed
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "ecdiff needs Python 3.11 or newer: say PYTHON=/path/to/python make setup"; exit 2; }
+	@test -x $(BIN)/python || "$(PYTHON)" $(NEW_ENOUGH) 2>/dev/null || \
+	  { echo "error: ecdiff needs Python 3.11 or newer: say PYTHON=/path/to/python make setup"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
@@ -62,5 +66,5 @@ up: setup  ## the bundled cloud service in the background on 127.0.0.1:50051; ma
 down:  ## stop what make up started
 	@deploy/local.sh down
 
-clean:
+clean: down
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

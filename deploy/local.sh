@@ -4,17 +4,20 @@ set -eu
 cd "$(dirname "$0")/.."
 state=out/local
 service=.venv/bin/cloud-service
-running() { [ -f "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+# After a crash or a reboot the number may be another process's.
+command_line() { tr '\0' ' ' <"/proc/$1/cmdline" || ps -o args= -p "$1"; }
+running() { [ -f "$state/pid" ] && command_line "$(cat "$state/pid")" 2>/dev/null | grep -qF "$service serve"; }
 
 case "${1:-}" in
   up)
     if running; then echo "already running: $(head -n 1 "$state/stdout")"; exit 0; fi
     mkdir -p "$state"
     setsid "$service" serve >"$state/stdout" 2>"$state/log" </dev/null &
-    echo $! >"$state/pid"
+    pid=$!
+    echo "$pid" >"$state/pid"
     for _ in $(seq 240); do
       grep -q '^cloud-service serving' "$state/stdout" && { cat "$state/stdout"; echo "log: $state/log, stop it with: make down"; exit 0; }
-      running || { grep '^error:' "$state/log" || tail -n 3 "$state/log"; rm -f "$state/pid"; exit 1; }
+      kill -0 "$pid" 2>/dev/null || { grep '^error:' "$state/log" || tail -n 3 "$state/log"; rm -f "$state/pid"; exit 1; }
       sleep 0.5
     done
     echo "error: the service did not get ready within two minutes; see $state/log"
