@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from harness import gate
+from harness.tied import die_with_parent
 
 _MAX_REQUEST_BYTES = 2**16
 
 
 def main() -> None:
-    """Serve until the other end closes the socket; return in each child, and run its program."""
+    """Serve until the other end closes the socket, which is the end of every child; return in each child, and run."""
     import_heavy_modules()
     program = serve(socket.socket(fileno=int(sys.argv[1])))
     if program is not None:
@@ -68,6 +69,7 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:
+    die_with_parent()
     os.setsid()
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)

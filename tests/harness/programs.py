@@ -115,11 +115,11 @@ class Programs:
         self._server.wait()
 
     def cold(self, module: str, *arguments: str, folder: Path | None = None) -> Program:
-        """Start `python -m MODULE ARGUMENTS` in a fresh interpreter, as a user would."""
+        """Start `python -m MODULE ARGUMENTS` in a fresh interpreter, as a user would, but tied to this process."""
         stdout, stderr = self._outputs(module)
         with stdout.open("wb") as out, stderr.open("wb") as err:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                [sys.executable, "-m", "harness.tied", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
