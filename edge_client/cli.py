@@ -224,6 +224,7 @@ def _client(options: dict[str, Any], mode: str) -> EdgeClient:
         dtype=options["dtype"],
         credentials=credentials,
         silence_seconds=options["cloud_timeout"],
+        step_seconds=options["cloud_step_timeout"],
     )
 
 

@@ -118,6 +118,13 @@ CLOUD_OPTIONS = (
         show_default=True,
         help="Seconds of silence after which the cloud is lost and the edge goes on alone.",
     ),
+    click.option(
+        "--cloud-step-timeout",
+        type=Seconds(),
+        default=120.0,
+        show_default=True,
+        help="Seconds after which a cloud that lives but makes no step is lost.",
+    ),
 )
 PROBE_OPTIONS = (
     click.option(
