@@ -86,8 +86,9 @@ async def _answer(context: grpc.aio.ServicerContext[Any, Any], work: Coroutine[A
         return await work
     except EcdiffError as error:
         code, details, metadata = to_status(error)
-    except Exception:
-        if context.cancelled():  # a write that the cancellation interrupted raises a private error of grpc
+    except Exception as error:
+        # A write to a client that is gone raises InternalError, often before its cancellation is known here.
+        if isinstance(error, grpc.aio.InternalError) or context.cancelled():
             raise asyncio.CancelledError from None
         _log.exception("a call failed")
         code, details, metadata = to_status(EcdiffError("internal error of the cloud service; its log says more"))
