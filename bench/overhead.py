@@ -4,7 +4,8 @@ Three questions, answered in one run on one machine:
 
 1. Generation over real gRPC on loopback against the same plan with both models in this process, in
    `cloud` and `ecdiff` mode, as a ratio of medians. Runs alternate, so that a slow spell hits both.
-2. How long latents take from the cloud to the edge, against one cloud step.
+2. How long latents take from the cloud to the edge, against one cloud step: the transit of every latents (sent to
+   arrived), and the handoff (end of the cloud's last step to the start of the first edge step, queueing included).
 3. How long `edge-client --help` takes.
 """
 
@@ -48,6 +49,9 @@ def main(repeats: int, output: Path) -> None:
     path = write_results("overhead", results, output)
     _plot(results, path.with_suffix(".png"))
     click.echo(f"wrote {path} and {path.with_suffix('.png')}")
+    over = [mode for mode, found in results["modes"].items() if found["ratio_interval"][0] > BOUND_RATIO]
+    if over:
+        raise SystemExit(f"error: the service path is above {BOUND_RATIO} of one process in mode {', '.join(over)}")
 
 
 async def measure(repeats: int) -> dict[str, Any]:
@@ -111,11 +115,21 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "in_process_seconds": [run["in_process_seconds"] for run in runs],
         "service_seconds": [run["service_seconds"] for run in runs],
         "ratio": median("service_seconds") / median("in_process_seconds"),
+        "ratio_interval": ratio_interval(runs),
         "latents_difference_max": max(run["latents_difference"] for run in runs),
         "cloud_step_seconds": median("cloud_step_seconds"),
         "latents_transit_p95_seconds": median("transit_seconds"),
         "handoff_seconds": median("handoff_seconds"),
     }
+
+
+def ratio_interval(runs: list[dict[str, Any]], resamples: int = 2000) -> list[float]:
+    """Return the 95 % bootstrap interval of the ratio of medians; runs are drawn as pairs."""
+    pairs = np.array([(run["service_seconds"], run["in_process_seconds"]) for run in runs])
+    drawn = np.random.default_rng(0).integers(len(pairs), size=(resamples, len(pairs)))
+    medians = np.median(pairs[drawn], axis=1)
+    low, high = np.quantile(medians[:, 0] / medians[:, 1], (0.025, 0.975))
+    return [float(low), float(high)]
 
 
 def _help_seconds() -> float:
@@ -134,6 +148,7 @@ def _print(results: dict[str, Any]) -> None:
         "in process s",
         "service s",
         "ratio",
+        "95 % interval",
         "bound",
         "largest difference",
         "cloud step ms",
@@ -147,6 +162,7 @@ def _print(results: dict[str, Any]) -> None:
             f"{statistics.median(found['in_process_seconds']):.3f}",
             f"{statistics.median(found['service_seconds']):.3f}",
             f"{found['ratio']:.3f}",
+            "{:.3f}-{:.3f}".format(*found["ratio_interval"]),
             f"{BOUND_RATIO}",
             f"{found['latents_difference_max']:.1e}",
             f"{1000 * found['cloud_step_seconds']:.1f}",
