@@ -83,15 +83,18 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
     display = ProgressDisplay(quiet=options["quiet"])
     with display.running(f'"{prompt}"'):
         client = _client(options, mode)
-        result = run_to_end(_generate(client, request, display))
-    written = _save(result, client, options)
+        result, written = run_to_end(_generate(client, request, display, options))
     if not options["quiet"]:
         print_results([result.report], written)
 
 
-async def _generate(client: EdgeClient, request: GenerationRequest, display: ProgressDisplay) -> GenerationResult:
+async def _generate(
+    client: EdgeClient, request: GenerationRequest, display: ProgressDisplay, options: dict[str, Any]
+) -> tuple[GenerationResult, list[str]]:
     async with client:
-        return await _generate_one(client, request, display)
+        result = await _generate_one(client, request, display)
+        # Before the client lets go of its cloud: neither that nor a Ctrl-C meanwhile may cost the picture.
+        return result, _save(result, client, options)
 
 
 async def _generate_one(client: EdgeClient, request: GenerationRequest, display: ProgressDisplay) -> GenerationResult:

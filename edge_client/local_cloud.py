@@ -80,15 +80,17 @@ class LocalCloud:
         return NotServing(last_words(self._log, f"the cloud service ended with code {self._process.returncode}"))
 
     async def stop(self) -> None:
-        """End the process: politely, then by force."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
-            except TimeoutError:
+        """End the process: politely, then by force; at once by force when this is cancelled."""
+        try:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        finally:
+            if self._process.returncode is None:
                 self._process.kill()  # also ends a process that SIGSTOP holds
-                await self._process.wait()
+        await self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         await asyncio.gather(*self._readers, return_exceptions=True)

@@ -21,7 +21,10 @@ def listening_addresses(pid: int) -> list[str]:
     """Return the 127.0.0.1 addresses on which a process listens."""
     sockets = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = str(descriptor.readlink()) if descriptor.is_symlink() else ""
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:  # closed since it was listed
+            continue
         if target.startswith("socket:["):
             sockets.add(target.removeprefix("socket:[").rstrip("]"))
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+
+from PIL import Image
 
 from harness.cloud import RunEdge, StartCloud
 from harness.processes import children, is_gone, listening_addresses
@@ -50,18 +53,18 @@ def own_cloud_of(edge: Program) -> int:
     return pid
 
 
-def wait_for_a_session(pid: int) -> None:
-    def has_a_session() -> bool:
-        assert not is_gone(pid)
-        for address in listening_addresses(pid):
-            try:
-                if Scrape.of(address).value("ecdiff_cloud_sessions") == 1:
-                    return True
-            except (OSError, ValueError):  # the port of gRPC, not of the metrics
-                continue
-        return False
+def session_count(pid: int) -> float | None:
+    assert not is_gone(pid)
+    for address in listening_addresses(pid):
+        try:
+            return Scrape.of(address).value("ecdiff_cloud_sessions")
+        except (OSError, ValueError):  # the port of gRPC, not of the metrics
+            continue
+    return None
 
-    wait_until(has_a_session, "the edge's own cloud to be at work", 120)
+
+def wait_for_a_session(pid: int) -> None:
+    wait_until(lambda: session_count(pid) == 1, "the edge's own cloud to be at work", 120)
 
 
 def test_interrupt_stops_the_edges_own_cloud(programs: Programs, tmp_path: Path) -> None:
@@ -90,3 +93,20 @@ def test_own_cloud_of_a_killed_edge_ends(programs: Programs, tmp_path: Path) -> 
     edge.signal(signal.SIGKILL)
     edge.wait()
     wait_until(lambda: is_gone(pid), "the orphaned cloud to end", 120)
+
+
+def test_interrupt_while_the_own_cloud_ends_keeps_the_picture(programs: Programs, tmp_path: Path) -> None:
+    models = ("--cloud-model", str(CLOUD_MODEL), "--edge-model", str(EDGE_MODEL))
+    # The edge has most of the work, so that the cloud can be frozen after its part.
+    edge = programs.forked("edge_client", "generate", "a cat", "--steps", "100,400", *models, folder=tmp_path)
+    pid = own_cloud_of(edge)
+    wait_for_a_session(pid)
+    wait_until(lambda: session_count(pid) == 0, "the handoff", 120)
+    os.kill(pid, signal.SIGSTOP)
+    picture = tmp_path / "out.png"
+    wait_until(picture.is_file, "the picture", 120)
+    edge.signal(signal.SIGINT)  # the frozen service does not answer SIGTERM
+    assert edge.wait().returncode == INTERRUPTED
+    with Image.open(picture) as image:
+        assert image.size == (128, 128)
+    wait_until(lambda: is_gone(pid), "the own cloud to be ended by force")
