@@ -1,46 +1,23 @@
-"""Emoji icons from npm packages, rendered into one compact archive.
+"""The training data: every icon rendered into one compact archive, and the held-out split.
 
 The archive is a function of the pinned package versions alone, so two machines build the same one.
 """
 
 import hashlib
-import io
-import json
-import re
-import subprocess
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import resvg_py
-from PIL import Image
+from tqdm import tqdm
+
+from models.icon_sets import EMOJIBASE, STYLES, read_concepts, read_icons, render
 
 CACHE_DIR = Path(__file__).resolve().parent / "cache"
-KEYWORDS_PACKAGE = "emojibase-data@17.0.0"
+ARCHIVE_FORMAT = 2  # raised whenever naming or rendering changes
 HELD_OUT_SHARE = 20  # one (concept, style) pair in this many
-SKIN_TONE = re.compile(r"-(light|medium-light|medium|medium-dark|dark)(-skin-tone)?(-|$)")
-STYLES: dict[str, str] = {
-    "fluent": "@iconify-json/fluent-emoji@1.2.7",
-    "flat": "@iconify-json/fluent-emoji-flat@1.2.6",
-    "noto": "@iconify-json/noto@1.2.9",
-    "blob": "@iconify-json/noto-v1@1.2.5",
-    "twemoji": "@iconify-json/twemoji@1.2.5",
-    "firefox": "@iconify-json/fxemoji@1.2.2",
-    "emojione": "@iconify-json/emojione@1.2.3",
-}
-DEFAULT_STYLES = ("fluent", "noto")
+DEFAULT_STYLES = tuple(STYLES)
 DEFAULT_GROUPS = ("food-drink", "animals-nature")
-
-
-class Concept(NamedTuple):
-    """What the emoji standard says about one icon name."""
-
-    group: str
-    keywords: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +44,20 @@ class Icons:
         """Number of pictures."""
         return len(self.names)
 
-    def select(self, *, groups: tuple[str, ...] | None = None, held_out: bool | None = None) -> "Icons":
-        """Keep the icons of some groups, of one side of the held-out split, or both; None keeps all."""
+    def select(
+        self,
+        *,
+        styles: tuple[str, ...] | None = None,
+        groups: tuple[str, ...] | None = None,
+        held_out: bool | None = None,
+    ) -> "Icons":
+        """Keep the icons of some styles, of some groups, of one side of the held-out split; None keeps all."""
         keep = [
             i
             for i in range(len(self))
-            if (groups is None or self.groups[i] in groups) and (held_out is None or self.held_out[i] == held_out)
+            if (styles is None or self.styles[i] in styles)
+            and (groups is None or self.groups[i] in groups)
+            and (held_out is None or self.held_out[i] == held_out)
         ]
         return Icons(
             pictures=self.pictures[keep],
@@ -90,11 +75,11 @@ def is_held_out(name: str, style: str) -> bool:
     return int(digest[:8], 16) % HELD_OUT_SHARE == 0
 
 
-def load_icons(styles: tuple[str, ...] = DEFAULT_STYLES, *, size: int = 64, cache_dir: Path = CACHE_DIR) -> Icons:
-    """Load the archive of `styles` at `size` pixels, building it first where it is not cached."""
-    archive = cache_dir / f"emoji-{'-'.join(styles)}-{size}.npz"
+def load_icons(*, size: int = 64, cache_dir: Path = CACHE_DIR) -> Icons:
+    """Load every icon of every style at `size` pixels, building the archive first where it is not cached."""
+    archive = archive_path(size, cache_dir)
     if not archive.is_file():
-        _build_archive(archive, styles, size, cache_dir)
+        _build_archive(archive, size, cache_dir)
     with np.load(archive) as data:
         return Icons(
             pictures=data["pictures"],
@@ -106,80 +91,30 @@ def load_icons(styles: tuple[str, ...] = DEFAULT_STYLES, *, size: int = 64, cach
         )
 
 
-def _build_archive(archive: Path, styles: tuple[str, ...], size: int, cache_dir: Path) -> None:
-    concepts = _read_concepts(cache_dir)
-    rows = []
-    for style in styles:
-        for name, svg in _read_icons(STYLES[style], cache_dir):
-            words = name.replace("-", " ")
-            concept = concepts.get(_slug(name), Concept("other", ()))
-            rows.append((_render(svg, size), words, style, concept.group, "|".join(concept.keywords)))
-    pictures, names, row_styles, groups, keywords = zip(*rows, strict=True)
+def archive_path(size: int, cache_dir: Path) -> Path:
+    """Where the archive of the pinned packages is kept; other versions have another name."""
+    sources = "\n".join([str(ARCHIVE_FORMAT), EMOJIBASE, *STYLES.values()])
+    return cache_dir / f"emoji-{size}px-{hashlib.sha256(sources.encode()).hexdigest()[:8]}.npz"
+
+
+def _build_archive(archive: Path, size: int, cache_dir: Path) -> None:
+    concepts = read_concepts(cache_dir)
+    icons = [icon for style in STYLES for icon in read_icons(style, concepts, cache_dir)]
     unfinished = archive.with_suffix(".partial.npz")
     np.savez_compressed(
         unfinished,
-        pictures=np.stack(pictures),
-        names=np.array(names),
-        styles=np.array(row_styles),
-        groups=np.array(groups),
-        keywords=np.array(keywords),
-        held_out=np.array([is_held_out(name, style) for name, style in zip(names, row_styles, strict=True)]),
+        pictures=np.stack([render(icon.svg, size) for icon in tqdm(icons, desc="rendering", unit="icon")]),
+        names=np.array([icon.concept.name for icon in icons]),
+        styles=np.array([icon.style for icon in icons]),
+        groups=np.array([icon.concept.group for icon in icons]),
+        keywords=np.array(["|".join(icon.concept.keywords) for icon in icons]),
+        held_out=np.array([is_held_out(icon.concept.name, icon.style) for icon in icons]),
     )
     unfinished.replace(archive)
-
-
-def _fetch_package(spec: str, cache_dir: Path) -> Path:
-    """Return the cached tarball of `name@version`, fetching it with npm where it is missing."""
-    name, version = spec.rsplit("@", 1)
-    tarball = cache_dir / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
-    if not tarball.is_file():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", spec, "--silent"], cwd=cache_dir, check=True, capture_output=True)
-    return tarball
-
-
-def _read_package_json(spec: str, member: str, cache_dir: Path) -> Any:
-    with tarfile.open(_fetch_package(spec, cache_dir)) as tar:
-        stream = tar.extractfile(f"package/{member}")
-        if stream is None:
-            raise FileNotFoundError(f"{spec} holds no file {member}")
-        return json.load(stream)
-
-
-def _read_icons(spec: str, cache_dir: Path) -> Iterator[tuple[str, str]]:
-    """Yield (name, SVG text) of each icon without a skin tone, sorted by name; aliases are not repeated."""
-    icon_set = _read_package_json(spec, "icons.json", cache_dir)
-    for name, icon in sorted(icon_set["icons"].items()):
-        if SKIN_TONE.search(name) or icon.get("hidden"):
-            continue
-        width = icon.get("width", icon_set.get("width", 16))
-        height = icon.get("height", icon_set.get("height", 16))
-        side = max(width, height)  # flags are wide: centre them on a square
-        left, top = icon.get("left", 0) - (side - width) / 2, icon.get("top", 0) - (side - height) / 2
-        box = f"{left:g} {top:g} {side} {side}"
-        yield name, f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}">{icon["body"]}</svg>'
-
-
-def _read_concepts(cache_dir: Path) -> dict[str, Concept]:
-    groups = _read_package_json(KEYWORDS_PACKAGE, "meta/groups.json", cache_dir)["groups"]
-    concepts = {}
-    for emoji in _read_package_json(KEYWORDS_PACKAGE, "en/data.json", cache_dir):
-        if "group" in emoji:
-            keywords = tuple(tag for tag in emoji.get("tags", ()) if tag != emoji["label"])
-            concepts[_slug(emoji["label"])] = Concept(groups[str(emoji["group"])], keywords)
-    return concepts
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", re.sub("['\u2019]", "", label.lower())).strip("-")
-
-
-def _render(svg: str, size: int) -> npt.NDArray[np.uint8]:
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 if __name__ == "__main__":
     icons = load_icons()
     num_pictures, size = icons.pictures.shape[:2]
-    print(f"{num_pictures} pictures of {size} px, {int(icons.held_out.sum())} held out")
+    print(f"{num_pictures} pictures of {size} px in {len(STYLES)} styles, {int(icons.held_out.sum())} held out")
+    print(archive_path(size, CACHE_DIR))

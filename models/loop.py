@@ -3,8 +3,8 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ class LoopConfig:
         num_steps: Budget in optimiser steps.
         learning_rate: Peak; it warms up over `num_warmup_steps` and falls to zero as the budget is spent.
         ema_decay: Averaging of the weights, shorter at the start.
+        learning_share: Share of the budget, by network, after which its averaged weights become final; 1 if absent.
     """
 
     out_dir: Path
@@ -50,8 +51,9 @@ class LoopConfig:
     num_warmup_steps: int = 100
     weight_decay: float = 0.01
     ema_decay: float = 0.999
+    learning_share: Mapping[str, float] = field(default_factory=dict)
     checkpoint_seconds: float = 120.0
-    sheet_seconds: float = 600.0
+    sheet_seconds: float = 1200.0
     seed: int = 0
     device: str = "cpu"
     bfloat16: bool = False
@@ -102,6 +104,7 @@ class Trainer:
         loss_sum, num_losses = 0.0, 0
         while config.progress(self.step, self.seconds) < 1 and self.step != stop_step:
             started = time.monotonic()
+            self._settle_networks()
             loss_sum += self._train_step()
             num_losses += 1
             now = time.monotonic()
@@ -141,6 +144,16 @@ class Trainer:
             self.averaged[name].load_state_dict(state["averaged"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def _settle_networks(self) -> None:
+        """Fix the networks whose share of the budget is spent at their averaged weights."""
+        for name, share in self.config.learning_share.items():
+            network = self.task.modules[name]
+            if self.config.progress(self.step, self.seconds) >= share and next(network.parameters()).requires_grad:
+                network.load_state_dict(self.averaged[name].state_dict())
+                network.requires_grad_(False)
+                self.save()
+                click.echo(f"{self.config.stage} step {self.step}: {name} is final")
 
     def _train_step(self) -> float:
         config = self.config

@@ -53,24 +53,30 @@ def main() -> None:
 @main.command()
 @stage_options
 def autoencoder(styles: str, groups: str, **options: Any) -> None:
-    """Fit the linear encoder, then train the decoder (all groups: detail is shared)."""
-    icons = load_icons(tuple(styles.split(",")))
+    """Fit the linear encoder once, then train the decoder."""
+    icons = _icons(styles, groups)
     trained = icons.select(held_out=False)
     config = _config("autoencoder", options)
     torch.manual_seed(config.seed)
-    vae = make_autoencoder(as_tensor(trained))
-    if not (config.out_dir / "vae").is_dir():
-        replace_path(config.out_dir / "vae", vae.save_pretrained)  # latents exist before the decoder is good
+    vae_dir = config.out_dir / "vae"
+    if not vae_dir.is_dir():  # latents exist before the decoder is good
+        replace_path(vae_dir, make_autoencoder(as_tensor(trained)).save_pretrained)
+    vae = AutoencoderTiny.from_pretrained(vae_dir)
+    vae.encoder.requires_grad_(False)
     Trainer(DecoderTask(vae, trained, icons.select(held_out=True), device=config.device), config).run()
 
 
 @main.command()
 @stage_options
-def cloud(styles: str, groups: str, **options: Any) -> None:
-    """Train the text encoder and the cloud UNet together."""
-    config = _config("cloud", options)
+@click.option("--text-share", type=float, default=1.0, help="Share of the budget that the text encoder learns for.")
+def cloud(styles: str, groups: str, text_share: float, **options: Any) -> None:
+    """Train the text encoder and the cloud UNet together.
+
+    With --text-share below 1 the text encoder stands still from then on, and the edge can start beside the rest.
+    """
+    config = _config("cloud", options, learning_share={"text_encoder": text_share})
     if not (config.out_dir / "tokenizer").is_dir():
-        tokenizer = train_tokenizer(caption_corpus(load_icons(tuple(styles.split(",")))))
+        tokenizer = train_tokenizer(caption_corpus(load_icons()))
         replace_path(config.out_dir / "tokenizer", tokenizer.save_pretrained)
     tokenizer = CLIPTokenizer.from_pretrained(config.out_dir / "tokenizer")
     torch.manual_seed(config.seed)
@@ -133,16 +139,18 @@ def assess(pair_dir: Path, guidance_scales: str, num_prompts: int, held_out: boo
 
 
 def _icons(styles: str, groups: str) -> Icons:
-    return load_icons(tuple(styles.split(","))).select(groups=None if groups == "all" else tuple(groups.split(",")))
+    return load_icons().select(
+        styles=tuple(styles.split(",")), groups=None if groups == "all" else tuple(groups.split(","))
+    )
 
 
-def _config(stage: str, options: dict[str, Any]) -> LoopConfig:
+def _config(stage: str, options: dict[str, Any], **settings: Any) -> LoopConfig:
     threads = options.pop("threads")
     if threads:
         torch.set_num_threads(threads)
     # Every CPU runs bfloat16, but only those that multiply it natively gain.
     native = torch.cpu._is_avx512_bf16_supported() if options["device"] == "cpu" else True
-    return LoopConfig(stage=stage, bfloat16=native, **options)
+    return LoopConfig(stage=stage, bfloat16=native, **options, **settings)
 
 
 if __name__ == "__main__":
