@@ -4,12 +4,13 @@ The archive is a function of the pinned package versions alone, so two machines 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from models.icon_sets import EMOJIBASE, STYLES, read_concepts, read_icons, render
 
@@ -18,6 +19,16 @@ ARCHIVE_FORMAT = 2  # raised whenever naming or rendering changes
 HELD_OUT_SHARE = 20  # one (concept, style) pair in this many
 DEFAULT_STYLES = tuple(STYLES)
 DEFAULT_GROUPS = ("food-drink", "animals-nature")
+
+
+cache_option = click.option(
+    "--cache",
+    "cache_dir",
+    type=click.Path(path_type=Path),
+    default=CACHE_DIR,
+    help="Where packages and icons are kept.",
+)
+"""The option of every command that needs the icons."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +70,23 @@ class Icons:
             and (groups is None or self.groups[i] in groups)
             and (held_out is None or self.held_out[i] == held_out)
         ]
+        return self.take(keep)
+
+    def take(self, rows: Sequence[int]) -> "Icons":
+        """Return the icons of these rows, in this order."""
         return Icons(
-            pictures=self.pictures[keep],
-            names=[self.names[i] for i in keep],
-            styles=[self.styles[i] for i in keep],
-            groups=[self.groups[i] for i in keep],
-            keywords=[self.keywords[i] for i in keep],
-            held_out=self.held_out[keep],
+            pictures=self.pictures[rows],
+            names=[self.names[i] for i in rows],
+            styles=[self.styles[i] for i in rows],
+            groups=[self.groups[i] for i in rows],
+            keywords=[self.keywords[i] for i in rows],
+            held_out=self.held_out[rows],
         )
+
+    @property
+    def keys(self) -> list[tuple[str, str]]:
+        """Return (name, style) of every icon; no two are the same."""
+        return list(zip(self.names, self.styles, strict=True))
 
 
 def is_held_out(name: str, style: str) -> bool:
@@ -100,10 +120,12 @@ def archive_path(size: int, cache_dir: Path) -> Path:
 def _build_archive(archive: Path, size: int, cache_dir: Path) -> None:
     concepts = read_concepts(cache_dir)
     icons = [icon for style in STYLES for icon in read_icons(style, concepts, cache_dir)]
+    with click.progressbar(icons, label="rendering") as shown:
+        pictures = np.stack([render(icon.svg, size) for icon in shown])
     unfinished = archive.with_suffix(".partial.npz")
     np.savez_compressed(
         unfinished,
-        pictures=np.stack([render(icon.svg, size) for icon in tqdm(icons, desc="rendering", unit="icon")]),
+        pictures=pictures,
         names=np.array([icon.concept.name for icon in icons]),
         styles=np.array([icon.style for icon in icons]),
         groups=np.array([icon.concept.group for icon in icons]),

@@ -7,20 +7,27 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from models.scorer import Scorer
 from models.sheets import make_pipeline
+from models.text import MAX_TOKENS
 
+MODELS = ("cloud", "edge")
 SHARED_PARTS = ("scheduler", "text_encoder", "tokenizer", "vae")
 
 
 def export_pair(out_dir: Path, pair_dir: Path) -> None:
-    """Replace `pair_dir/cloud` and `pair_dir/edge` by the averaged weights in `out_dir`, in half precision.
+    """Replace `cloud`, `edge` and `scorer` in `pair_dir` by the averaged weights in `out_dir`, in half precision.
 
     The edge folder holds its UNet and links to the cloud folder's other parts, which are the same.
     """
-    for name in ("cloud", "edge"):
+    folders = [pair_dir / name for name in (*MODELS, "scorer")]
+    for folder in folders:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    for name in MODELS:
         pipeline = make_pipeline(
             AutoencoderTiny.from_pretrained(out_dir / "vae"),
             CLIPTextModel.from_pretrained(out_dir / "text_encoder"),
@@ -28,44 +35,54 @@ def export_pair(out_dir: Path, pair_dir: Path) -> None:
             UNet2DConditionModel.from_pretrained(out_dir / f"{name}_unet"),
         )
         folder = pair_dir / name
-        if folder.is_dir():
-            shutil.rmtree(folder)
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
         pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # older transformers read these
         for part in ("text_encoder", "unet", "vae"):
             _tidy_config(folder / part / "config.json")
-        for weights in folder.rglob("*.safetensors"):
-            weights.chmod(0o644)  # written for the owner alone, which a container's user is not
     for part in SHARED_PARTS:
         shutil.rmtree(pair_dir / "edge" / part)
         (pair_dir / "edge" / part).symlink_to(Path("..") / "cloud" / part, target_is_directory=True)
+    Scorer.from_pretrained(out_dir / "scorer").half().save_pretrained(pair_dir / "scorer")
+    (pair_dir / "scorer" / "tokenizer").symlink_to(Path("..") / "cloud" / "tokenizer", target_is_directory=True)
+    _tidy_config(pair_dir / "scorer" / "config.json")
+    for folder in folders:
+        for weights in folder.rglob("*.safetensors"):
+            weights.chmod(0o644)  # written for the owner alone, which a container's user is not
 
 
-def measure_pair(pair_dir: Path, *, num_threads: int = 2, num_rounds: int = 30) -> str:
-    """Describe both UNets: parameters, and the median milliseconds of a guided step (two rows) on the CPU."""
-    unets = {
-        name: StableDiffusionPipeline.from_pretrained(pair_dir / name).unet.float().eval() for name in ("cloud", "edge")
-    }
-    torch.set_num_threads(num_threads)
-    seconds: dict[str, list[float]] = {name: [] for name in unets}
-    for _ in range(num_rounds):  # in turns, so that a busy moment of the machine hits both
-        for name, unet in unets.items():
-            seconds[name].append(_step_seconds(unet))
-    num_parameters = {name: unet.num_parameters() for name, unet in unets.items()}
-    step_ms = {name: 1000 * median(times[num_rounds // 10 :]) for name, times in seconds.items()}
-    lines = [f"{name}: {num_parameters[name]:,} parameters, {step_ms[name]:.1f} ms a step" for name in unets]
+def describe_pair(pair_dir: Path) -> str:
+    """Describe both UNets: parameters, and the median milliseconds of a guided step on the CPU."""
+    num_parameters = {name: _load_unet(pair_dir, name).num_parameters() for name in MODELS}
+    step_ms = step_milliseconds(pair_dir)
+    lines = [f"{name}: {num_parameters[name]:,} parameters, {step_ms[name]:.1f} ms a step" for name in MODELS]
     lines.append(
         f"cloud / edge: {num_parameters['cloud'] / num_parameters['edge']:.1f} times the parameters, "
-        f"{step_ms['cloud'] / step_ms['edge']:.1f} times the time (2 rows, {num_threads} threads)"
+        f"{step_ms['cloud'] / step_ms['edge']:.1f} times the time (guided, {torch.get_num_threads()} threads)"
     )
+    num_bytes = sum(path.stat().st_size for path in pair_dir.rglob("*") if path.is_file() and not path.is_symlink())
+    lines.append(f"{num_bytes / 1e6:.1f} MB in {pair_dir}")
     return "\n".join(lines)
 
 
+def step_milliseconds(pair_dir: Path, *, batch_size: int = 1, num_rounds: int = 30) -> dict[str, float]:
+    """Return the median milliseconds of a guided step of both models on the CPU, `2 * batch_size` rows."""
+    unets = {name: _load_unet(pair_dir, name) for name in MODELS}
+    seconds: dict[str, list[float]] = {name: [] for name in unets}
+    for _ in range(num_rounds):  # in turns, so that a busy moment of the machine hits both
+        for name, unet in unets.items():
+            seconds[name].append(_step_seconds(unet, num_rows=2 * batch_size))
+    return {name: 1000 * median(times[num_rounds // 10 :]) for name, times in seconds.items()}
+
+
+def _load_unet(pair_dir: Path, name: str) -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_pretrained(pair_dir / name / "unet").float().eval()
+
+
 @torch.no_grad()
-def _step_seconds(unet: UNet2DConditionModel) -> float:
+def _step_seconds(unet: UNet2DConditionModel, *, num_rows: int) -> float:
     size = unet.config.sample_size
-    latents = torch.randn(2, unet.config.in_channels, size, size)
-    embeds = torch.randn(2, 24, unet.config.cross_attention_dim)
+    latents = torch.randn(num_rows, unet.config.in_channels, size, size)
+    embeds = torch.randn(num_rows, MAX_TOKENS, unet.config.cross_attention_dim)
     started = time.perf_counter()
     unet(latents, torch.tensor(500), embeds)
     return time.perf_counter() - started

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import numpy as np
 import numpy.typing as npt
 import resvg_py
@@ -119,7 +120,13 @@ def _fetch_package(spec: str, cache_dir: Path) -> Path:
     tarball = cache_dir / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not tarball.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", spec, "--silent"], cwd=cache_dir, check=True, capture_output=True)
+        try:
+            subprocess.run(["npm", "pack", spec, "--silent"], cwd=cache_dir, check=True, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise click.ClickException(f"{spec} is fetched with npm, which is not installed") from None
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise click.ClickException(f"npm could not fetch {spec}: {reason}") from None
     return tarball
 
 
@@ -132,7 +139,7 @@ def _read_package_json(spec: str, member: str, cache_dir: Path) -> Any:
 
 
 def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", re.sub("['’]", "", label.lower())).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", re.sub("['\u2019]", "", label.lower())).strip("-")
 
 
 def _squash(name: str) -> str:

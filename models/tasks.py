@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from models.autoencoder import decode, decoder_loss, encode, psnr
 from models.captions import plain_caption, varied_caption
 from models.data import Icons
+from models.scorer import Judge, Scorer, augment
 from models.sheets import generate, make_pipeline, save_sheet, to_images
 from models.text import tokenize
 from models.unets import make_scheduler
@@ -21,7 +22,7 @@ from models.unets import make_scheduler
 CAPTIONS_PER_ICON = 16
 EMPTY_CAPTION_SHARE = 0.1  # classifier-free guidance needs the unconditional prediction (Ho and Salimans 2022)
 SNR_LIMIT = 5.0
-SHEET_PICTURES = 24
+CHECKED_PICTURES = 256  # drawn with repetition, for the loss in the log
 
 
 def as_tensor(icons: Icons) -> Tensor:
@@ -29,11 +30,20 @@ def as_tensor(icons: Icons) -> Tensor:
     return torch.from_numpy(icons.pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def caption_tokens(tokenizer: CLIPTokenizer, icons: Icons) -> Tensor:
+    """Token ids of several wordings for each icon, `[N, CAPTIONS_PER_ICON, MAX_TOKENS]`."""
+    random = Random(0)
+    captions = [varied_caption(icons, i, random) for i in range(len(icons)) for _ in range(CAPTIONS_PER_ICON)]
+    return tokenize(tokenizer, captions).view(len(icons), CAPTIONS_PER_ICON, -1)
+
+
 class DecoderTask:
     """Train the decoder of the autoencoder on pictures and their fixed latents."""
 
-    def __init__(self, vae: AutoencoderTiny, trained: Icons, held_out: Icons, *, device: str) -> None:
-        """Encode all pictures once."""
+    def __init__(self, vae: AutoencoderTiny, icons: Icons, *, sheet_pictures: int = 24, device: str) -> None:
+        """Encode all pictures once; the held-out ones are for the sheet."""
+        trained, held_out = icons.select(held_out=False), icons.select(held_out=True)
+        self.sheet_pictures = sheet_pictures
         self.modules = {"vae": vae.to(device, memory_format=torch.channels_last)}  # 1.4 times faster convolutions
         self.pictures, self.held_out = (as_tensor(part).to(device) for part in (trained, held_out))
         self.latents = encode(vae, self.pictures).contiguous(memory_format=torch.channels_last)
@@ -52,7 +62,7 @@ class DecoderTask:
         """Held-out pictures above their reconstructions."""
         vae, pictures = averaged["vae"], self.held_out
         decoded = decode(vae, encode(vae, pictures))
-        save_sheet([to_images(part[:16]) for part in (pictures, decoded, pictures[16:], decoded[16:])], path)
+        save_sheet([to_images(part[: self.sheet_pictures]) for part in (pictures, decoded)], path)
         seen = self.pictures[: len(pictures)]
         return f"PSNR held-out {psnr(decoded, pictures):.2f} dB, seen {psnr(decode(vae, encode(vae, seen)), seen):.2f}"
 
@@ -75,9 +85,10 @@ class DenoiserTask:
         *,
         train_text: bool,
         guide: UNet2DConditionModel | None = None,
+        sheet_pictures: int = 24,
         device: str,
     ) -> None:
-        """Encode all pictures and tokenize their captions once."""
+        """Encode all pictures and tokenize their captions once; the held-out ones are for the log."""
         self.unet_name, self.unet = unet_name, unet
         self.text_encoder, self.tokenizer, self.vae = text_encoder.to(device), tokenizer, vae.to(device)
         self.guide = guide.to(device).eval() if guide else None
@@ -91,18 +102,29 @@ class DenoiserTask:
                 if network is not None:
                     network.set_attn_processor(AttnProcessor())
         self.latents = encode(self.vae, as_tensor(icons).to(device))
-        random = Random(0)
-        captions = [varied_caption(icons, i, random) for i in range(len(icons)) for _ in range(CAPTIONS_PER_ICON)]
-        self.tokens = tokenize(tokenizer, captions).view(len(icons), CAPTIONS_PER_ICON, -1).to(device)
+        self.tokens = caption_tokens(tokenizer, icons).to(device)
         self.empty = tokenize(tokenizer, [""])[0].to(device)
+        held_out = torch.from_numpy(icons.held_out)
+        self.trained, self.held_out = torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
         self.scheduler = make_scheduler()
-        stride = max(len(icons) // SHEET_PICTURES, 1)
-        self.sheet_prompts = [plain_caption(icons, i) for i in range(0, len(icons), stride)][:SHEET_PICTURES]
+        shown = self.trained[:: max(len(self.trained) // sheet_pictures, 1)][:sheet_pictures]
+        self.sheet_prompts = [plain_caption(icons, int(i)) for i in shown]
 
     def loss(self, batch_size: int, random: torch.Generator) -> Tensor:
-        """Weighted squared error of v at random noise levels."""
-        device = self.latents.device
-        rows = torch.randint(len(self.latents), (batch_size,), generator=random)
+        """Weighted squared error of v, or of the guide's prediction, at random noise levels."""
+        rows = self.trained[torch.randint(len(self.trained), (batch_size,), generator=random)]
+        return self._error(self.unet, self.text_encoder, rows, random, guide=self.guide)
+
+    def _error(
+        self,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        rows: Tensor,
+        random: torch.Generator,
+        *,
+        guide: UNet2DConditionModel | None = None,
+    ) -> Tensor:
+        batch_size, device = len(rows), self.latents.device
         latents = self.latents[rows]
         tokens = self.tokens[rows, torch.randint(CAPTIONS_PER_ICON, (batch_size,), generator=random)]
         is_empty = torch.rand(batch_size, 1, generator=random) < EMPTY_CAPTION_SHARE
@@ -112,13 +134,13 @@ class DenoiserTask:
         timesteps = (ranks * len(self.scheduler.alphas_cumprod)).long().to(device)
         noise = torch.randn(latents.shape, generator=random).to(device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        embeds = self.text_encoder(tokens).last_hidden_state
-        if self.guide is None:
+        embeds = text_encoder(tokens).last_hidden_state
+        if guide is None:
             target = self.scheduler.get_velocity(latents, noise, timesteps)
         else:
             with torch.no_grad():
-                target = self.guide(noisy, timesteps, embeds).sample.float()
-        prediction = self.unet(noisy, timesteps, embeds).sample.float()
+                target = guide(noisy, timesteps, embeds).sample.float()
+        prediction = unet(noisy, timesteps, embeds).sample.float()
         errors = F.mse_loss(prediction, target, reduction="none").mean((1, 2, 3))
         return (errors * self._weights(timesteps)).mean()
 
@@ -130,12 +152,60 @@ class DenoiserTask:
 
     @torch.no_grad()
     def draw_sheet(self, averaged: dict[str, Any], path: Path) -> str:
-        """Samples of the averaged weights, guidance 3 above guidance 1.5."""
-        text_encoder = averaged.get("text_encoder", self.text_encoder)
-        pipeline = make_pipeline(self.vae, text_encoder, self.tokenizer, averaged[self.unet_name])
+        """Samples of the averaged weights, guidance 3 above guidance 1.5; their loss on both sides of the split."""
+        unet, text_encoder = averaged[self.unet_name], averaged.get("text_encoder", self.text_encoder)
+        pipeline = make_pipeline(self.vae, text_encoder, self.tokenizer, unet)
         rows = []
         for guidance_scale in (3.0, 1.5):
-            images = generate(pipeline, self.sheet_prompts, guidance_scale=guidance_scale)
-            rows += [images[: SHEET_PICTURES // 2], images[SHEET_PICTURES // 2 :]]
+            rows.append(generate(pipeline, self.sheet_prompts, guidance_scale=guidance_scale))
         save_sheet(rows, path)
-        return "; ".join(self.sheet_prompts)
+        errors = {}
+        for name, side in (("trained", self.trained), ("held-out", self.held_out)):
+            random = torch.Generator().manual_seed(0)  # the same pictures and noise every time
+            chosen = side[torch.randint(len(side), (CHECKED_PICTURES,), generator=random)]
+            errors[name] = float(self._error(unet, text_encoder, chosen, random))
+        return ", ".join(f"loss {name} {error:.4f}" for name, error in errors.items())
+
+
+class ScorerTask:
+    """Train the scorer to find the caption of each picture among those of a batch, and the other way round.
+
+    A batch holds one style, so that what is compared differs in what it shows and not in how it is drawn.
+    """
+
+    def __init__(
+        self, scorer: Scorer, tokenizer: CLIPTokenizer, icons: Icons, *, sheet_pictures: int = 24, device: str
+    ) -> None:
+        """Tokenize the captions of the trained icons; `icons` also has the held-out ones, for the log."""
+        self.modules = {"scorer": scorer.to(device)}
+        self.tokenizer, self.icons, self.sheet_pictures = tokenizer, icons, sheet_pictures
+        trained = icons.select(held_out=False)
+        self.pictures = as_tensor(trained).to(device)
+        self.tokens = caption_tokens(tokenizer, trained).to(device)
+        styles = sorted(set(trained.styles))
+        self.rows = [torch.tensor([i for i, s in enumerate(trained.styles) if s == style]) for style in styles]
+        self.style_shares = torch.tensor([float(len(rows)) for rows in self.rows])
+
+    def loss(self, batch_size: int, random: torch.Generator) -> Tensor:
+        """Cross-entropy both ways (Radford et al. 2021, figure 3)."""
+        rows = self.rows[int(torch.multinomial(self.style_shares, 1, generator=random))]
+        rows = rows[torch.randperm(len(rows), generator=random)[:batch_size]]
+        pictures = augment(self.pictures[rows], random)
+        tokens = self.tokens[rows, torch.randint(CAPTIONS_PER_ICON, (len(rows),), generator=random)]
+        logits = self.modules["scorer"](pictures, tokens)
+        targets = torch.arange(len(rows), device=logits.device)
+        return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+
+    @torch.no_grad()
+    def draw_sheet(self, averaged: dict[str, Any], path: Path) -> str:
+        """Held-out pictures above the picture of the caption that the averaged scorer gives them."""
+        judge = Judge(averaged["scorer"], self.tokenizer, self.icons, device=self.pictures.device)
+        pictures = as_tensor(self.icons)
+        figures = []
+        for name, held_out in (("trained", False), ("held-out", True)):
+            wanted = [i for i in range(len(self.icons)) if self.icons.held_out[i] == held_out][:: 1 if held_out else 20]
+            ranks, best = judge.best(pictures[wanted], wanted)
+            figures.append(f"{name} top-1 {sum(rank == 0 for rank in ranks) / len(ranks):.1%}")
+        shown = slice(None, None, max(len(wanted) // self.sheet_pictures, 1))
+        save_sheet([to_images(pictures[wanted[shown]]), to_images(pictures[best[shown]])], path)
+        return ", ".join(figures)

@@ -31,16 +31,30 @@ def train_tokenizer(corpus: Iterable[str], *, vocab_size: int = 3000) -> CLIPTok
     return CLIPTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=MAX_TOKENS)
 
 
-def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 128, num_layers: int = 3) -> CLIPTextModel:
-    """Build an untrained text encoder for `tokenizer`; `width` is the UNets' `cross_attention_dim`."""
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
+def text_config(
+    vocab_size: int, *, width: int, num_layers: int, bos_token_id: int, eos_token_id: int, pad_token_id: int = 1
+) -> CLIPTextConfig:
+    """Shape of a small text encoder."""
+    return CLIPTextConfig(
+        vocab_size=vocab_size,
         hidden_size=width,
         intermediate_size=4 * width,
         projection_dim=width,
         num_hidden_layers=num_layers,
         num_attention_heads=width // 32,
         max_position_embeddings=MAX_TOKENS,
+        bos_token_id=bos_token_id,
+        eos_token_id=eos_token_id,
+        pad_token_id=pad_token_id,
+    )
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer, *, width: int = 128, num_layers: int = 3) -> CLIPTextModel:
+    """Build an untrained text encoder for `tokenizer`; `width` is the UNets' `cross_attention_dim`."""
+    config = text_config(
+        len(tokenizer),
+        width=width,
+        num_layers=num_layers,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

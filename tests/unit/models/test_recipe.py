@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from models.assess import rank_pictures
 from models.autoencoder import SCALING_FACTOR, encode, make_autoencoder
 from models.captions import caption_corpus, plain_caption
 from models.data import STYLES, Icons, is_held_out
@@ -92,12 +91,6 @@ def test_held_out_split_is_stable_and_near_five_percent() -> None:
 def test_selecting_the_training_side_drops_every_held_out_icon(icons: Icons) -> None:
     assert icons.select(held_out=False).names == icons.names[:7]
     assert icons.select(groups=("animals-nature",), held_out=True).names == ["owl"]
-
-
-def test_real_pictures_rank_first_and_wrong_ones_do_not(icons: Icons) -> None:
-    pictures = as_tensor(icons)
-    assert rank_pictures(pictures, icons, list(range(8))) == [0] * 8
-    assert rank_pictures(pictures[[2]], icons, [0])[0] >= 1  # another of the same style is nearer
 
 
 def test_tokenizer_spells_unseen_words_and_keeps_the_length(icons: Icons, tokenizer: CLIPTokenizer) -> None:
