@@ -10,7 +10,7 @@ PROTOS := protos/ecdiff_v1.proto
 export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos protos-check lint types imports bench slow up down clean
+.PHONY: help setup demo test check protos protos-check lint types imports bench train-smoke slow up down clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,18 @@ protos-check: setup
 
 bench: setup  ## every published number
 	$(BIN)/python -m bench.overhead
+	$(BIN)/python -m bench.pair
+
+SMOKE := --out out/train-smoke --batch-size 8 --sheet-pictures 8 --styles fluent,noto --groups food-drink
+train-smoke: setup  ## the training recipe end to end in miniature, a few minutes; fetches the icons with npm
+	rm -rf out/train-smoke
+	$(BIN)/python -m models.train autoencoder --steps 60 $(SMOKE)
+	$(BIN)/python -m models.train cloud --steps 40 $(SMOKE)
+	$(BIN)/python -m models.train edge --steps 80 $(SMOKE)
+	$(BIN)/python -m models.train scorer --steps 20 $(SMOKE)
+	$(BIN)/python -m models.train export --out out/train-smoke --pair out/train-smoke/pair
+	$(BIN)/python -m bench.pair --pair out/train-smoke/pair --num-prompts 16 --steps 20 --groups food-drink \
+	  --output out/train-smoke
 
 up: setup  ## the bundled cloud service in the background on 127.0.0.1:50051; make down stops it
 	@deploy/local.sh up
