@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from bench.network import EmulatedNetwork, Link
 from edge_client import EdgeClient, GenerationResult
 from edge_client.report import Snapshot
 from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, StartCloud
 from harness.programs import Programs
-from harness.proxy import SlowLink
 from harness.reference import EDGE_MODEL, TOLERANCE, ReferencePair, distance
 from harness.waiting import eventually, running
 from orchestrator.plan import PlanOptions
@@ -198,9 +198,9 @@ async def test_cut_off_cloud_costs_no_picture(
 ) -> None:
     cloud = start_cloud()
     hold_before(cloud, mode, 5)
-    async with SlowLink(cloud.address) as link:
+    async with EmulatedNetwork(cloud.address, Link()) as network:
         result, trigger = await generate_with_fault(
-            link.address, mode, 5, getattr(link, cut), silent_fault=cut == "blackhole"
+            network.address, mode, 5, getattr(network, cut), silent_fault=cut == "blackhole"
         )
         check_taken_over(result, trigger, pair, mode, 5)
     cloud.unet.open()

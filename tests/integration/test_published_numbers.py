@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
+from bench.network import EmulatedNetwork, Link
 from edge_client import EdgeClient, GenerationResult
 from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, RunEdge, StartCloud
-from harness.proxy import SlowLink
 from harness.reference import EDGE_MODEL, LATENTS_SHAPE, TOLERANCE, distance, read_cases
 from harness.scrape import Scrape, check_with_promtool
 from harness.waiting import eventually, running
 from orchestrator.plan import PlanOptions
 
-LATENCY_SECONDS = 0.04
+LINK = Link(latency_ms=40, bandwidth_mbit_s=20)
+LATENCY_SECONDS = LINK.latency_seconds
 LATENTS_BYTES = 4 * LATENTS_SHAPE[1] * LATENTS_SHAPE[2] * LATENTS_SHAPE[3]
 CASE = read_cases()["ecdiff"]
 CLOUD_EVALUATIONS, EXTRAPOLATED = CASE.step_sources.count("C"), CASE.step_sources.count("x")
@@ -97,12 +98,12 @@ async def test_slow_link_shows_in_report_and_metrics_and_in_no_number_of_the_pic
     cloud: Cloud, tmp_path: Path
 ) -> None:
     async with (
-        SlowLink(cloud.address, latency_seconds=LATENCY_SECONDS, bits_per_second=20e6) as link,
-        EdgeClient(cloud=link.address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client,
+        EmulatedNetwork(cloud.address, LINK) as network,
+        EdgeClient(cloud=network.address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client,
     ):
         result = await client.generate(CASE.prompt, latents_codec="raw", **CASE.options)
         client.metrics.write(tmp_path / "edge.prom")
-        assert link.down.num_bytes > result.report["bytes"]["received"] > LATENTS_BYTES
+        assert network.down.num_bytes > result.report["bytes"]["received"] > LATENTS_BYTES
     assert distance(result.latents, CASE.final_latents) < TOLERANCE
     assert result.report["step_sources"] == CASE.step_sources
     check_report(result)
@@ -158,8 +159,8 @@ async def test_narrow_link_carries_only_the_latents_that_credit_allows(cloud: Cl
     steps, num_images = 12, 4
     # The latents of four pictures take 1.3 s on this link, far longer than the cloud's step.
     async with (
-        SlowLink(cloud.address, latency_seconds=0.02, bits_per_second=1e5) as link,
-        EdgeClient(cloud=link.address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client,
+        EmulatedNetwork(cloud.address, Link(latency_ms=20, bandwidth_mbit_s=0.1)) as network,
+        EdgeClient(cloud=network.address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client,
     ):
         options = PlanOptions(num_inference_steps=steps)
         request = GenerationRequest(
