@@ -29,7 +29,9 @@ class InProcessPair:
         name, config = scheduler_for("ddim", json.loads(self.cloud.info.scheduler_config))
         stepper = Stepper(name, config, plan.num_inference_steps, self.cloud.device)
         noise = draw_noise(self.cloud.latents_shape(0, 0, 1), seed) * stepper.schedule.init_noise_sigma
-        predictor = make_predictor(plan.predictor, smoothing=plan.smoothing)
+        predictor = make_predictor(
+            plan.predictor, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing
+        )
         trajectory = Trajectory(noise, stepper, predictor=predictor, dtype=self.cloud.dtype)
         refresh = make_refresh(plan)
         conditioning = self.cloud.encode_prompt(prompt, guided=guided)

@@ -113,7 +113,9 @@ def _make_request(opening: Open, latents_shape: tuple[int, ...], codec: Codec, s
         stepper=stepper,
         start_step=start_step,
         refresh=make_refresh(plan, start_step=start_step),
-        predictor=make_predictor(plan.predictor, smoothing=plan.smoothing),
+        predictor=make_predictor(
+            plan.predictor, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing
+        ),
     )
     if request.guided and isinstance(given, PromptEmbeds) and given.negative_prompt_embeds is None:
         raise ValueError(f"guidance_scale {opening.guidance_scale} needs negative_prompt_embeds")

@@ -11,6 +11,9 @@ from diffusion.predictors import Predictor
 from diffusion.schedule import Schedule
 from diffusion.schedulers import Stepper
 
+# Two rules of different order can agree by construction up to the second real prediction.
+_EMBEDDED_OBSERVATIONS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
@@ -57,6 +60,7 @@ class Trajectory:
         start_step: First step to run, 0-based.
         predictor: A fresh predictor; None where nothing is extrapolated. A resumed trajectory starts with
             an empty one and warms it up with real evaluations.
+        companion: A fresh predictor of another order, for `embedded_error`; None where nobody asks for it.
         dtype: Loop dtype.
 
     Raises:
@@ -70,6 +74,7 @@ class Trajectory:
         *,
         start_step: int = 0,
         predictor: Predictor | None = None,
+        companion: Predictor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if not 0 <= start_step <= stepper.schedule.num_steps:
@@ -78,6 +83,7 @@ class Trajectory:
         self.latents = latents.to(device=stepper.device, dtype=dtype)
         self._stepper = stepper
         self._predictor = predictor
+        self._companion = companion
         self._num_observations = 0
 
     @property
@@ -129,9 +135,11 @@ class Trajectory:
         error = None
         if self._predictor is not None:
             if self.can_extrapolate:
-                error = _relative_error(real, self._predictor.predict(self.step_index, self.timestep))
-            self._predictor.observe(self.step_index, self.timestep, real)
+                error = _relative_error(real, self._predictor.predict(self.step_index, self.latents))
+            self._predictor.observe(self.step_index, real, self.latents)
             self._num_observations += 1
+        if self._companion is not None:
+            self._companion.observe(self.step_index, real, self.latents)
         return self._step(real, evaluated=True, error=error)
 
     @torch.inference_mode()
@@ -143,8 +151,25 @@ class Trajectory:
         """
         if self._predictor is None:
             raise ValueError(f"step {self.step_index} cannot be extrapolated without a predictor")
-        predicted = self._predictor.predict(self.step_index, self.timestep)
+        predicted = self._predictor.predict(self.step_index, self.latents)
         return self._step(predicted, evaluated=False, error=None)
+
+    @torch.inference_mode()
+    def embedded_error(self) -> float | None:
+        """Estimate the error of extrapolating the next step: mean |P - P_companion|, predictors of different order.
+
+        In the units of the prediction; times the step's sensitivity (`diffusion.sensitivity`) it is what the latents
+        would be off by. Computed only when asked for: two predictions and a mean, no network. On a GPU it waits for
+        the device.
+
+        Returns:
+            None without a predictor and a companion, and before the third real prediction: until then two rules can
+            agree for want of history.
+        """
+        if self._predictor is None or self._companion is None or self._num_observations < _EMBEDDED_OBSERVATIONS:
+            return None
+        predictions = [each.predict(self.step_index, self.latents) for each in (self._predictor, self._companion)]
+        return float((predictions[0] - predictions[1]).abs().mean())
 
     def state(self) -> TrajectoryState:
         """Return what another trajectory needs to go on from here, save the predictor's history."""

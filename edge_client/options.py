@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from orchestrator.plan import PREDICTORS
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -61,7 +63,9 @@ PLAN_OPTIONS = (
         "--skip-interval", type=int, help="ecdiff: extrapolated steps between two real ones (k).  [default: 2]"
     ),
     click.option("--smoothing", type=float, help="ecdiff: weight of the gradient (a).  [default: 0.3]"),
-    click.option("--predictor", help="ecdiff: how a step is extrapolated: ecdiff, linear or reuse.  [default: ecdiff]"),
+    click.option(
+        "--predictor", help=f"ecdiff: how a step is extrapolated: {', '.join(PREDICTORS)}.  [default: ecdiff]"
+    ),
     click.option("--refresh", help="ecdiff: when the cloud evaluates: fixed or always.  [default: fixed]"),
     click.option("--max-cloud-calls", type=int, help="Hard bound on evaluations in the cloud; hands off earlier."),
 )

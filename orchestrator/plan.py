@@ -15,8 +15,8 @@ from wire.messages import Limits, Plan, Source
 MODES = ("cloud", "edge", "split", "ecdiff")
 CLOUD_MODES = ("cloud", "split", "ecdiff")
 
-# What the cloud can extrapolate with; the mathematics is in diffusion/predictors.py.
-PREDICTORS = ("reuse", "ecdiff", "linear")
+# What the cloud can extrapolate with; the mathematics is in diffusion/predictors/, which no decision imports.
+PREDICTORS = ("reuse", "ecdiff", "linear", "quadratic", "epsilon-linear", "x0-linear", "chebyshev", "etc")
 DEFAULT_NUM_INFERENCE_STEPS = 50
 # No cloud takes more unless it was told to, and no picture needs them.
 MAX_STEPS = Limits.max_num_inference_steps

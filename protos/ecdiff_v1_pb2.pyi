@@ -211,7 +211,7 @@ class Plan(_message.Message):
     warmup_steps: _builtins.int
     skip_interval: _builtins.int
     predictor: _builtins.str
-    """reuse | ecdiff | linear"""
+    """name of the predictor, one of DescribeResponse.predictors"""
     smoothing: _builtins.float
     """ecdiff only"""
     def __init__(

@@ -75,7 +75,7 @@ class Plan:
         refresh: Name of the refresh policy: `always` or `fixed`.
         warmup_steps: Real evaluations at the start (p of EC-Diff); `fixed` only.
         skip_interval: Extrapolated steps between two real ones (k of EC-Diff); `fixed` only.
-        predictor: Name of the predictor: `reuse`, `ecdiff` or `linear`.
+        predictor: Name of the predictor, of those that the cloud's description lists.
         smoothing: a of EC-Diff; predictor `ecdiff` only.
     """
 

@@ -107,7 +107,9 @@ class ReferencePair:
         trajectory = Trajectory(
             draw_noise(shape, seed) * stepper.schedule.init_noise_sigma,
             stepper,
-            predictor=make_predictor(plan.predictor, smoothing=plan.smoothing),
+            predictor=make_predictor(
+                plan.predictor, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing
+            ),
         )
         for letter in step_sources:
             if letter == "x":

@@ -30,7 +30,11 @@ def run(case: dict, pair: dict[str, Model]) -> tuple[list[StepResult], str]:
     lead = pair["edge" if case["mode"] == "edge" else "cloud"]
     config = parse_scheduler_config(lead.info.scheduler_config)
     stepper = Stepper(*scheduler_for("ddim", config), steps, "cpu")
-    predictor = make_predictor("ecdiff", smoothing=case["smoothing"]) if case["mode"] == "ecdiff" else None
+    predictor = None
+    if case["mode"] == "ecdiff":
+        predictor = make_predictor(
+            "ecdiff", stepper.schedule, prediction_type=stepper.prediction_type, smoothing=case["smoothing"]
+        )
     noise = torch.from_numpy(np.load(DATA / case["initial_latents"]))
     trajectory = Trajectory(noise * stepper.schedule.init_noise_sigma, stepper, predictor=predictor)
     guidance = case["guidance_scale"]

@@ -7,8 +7,9 @@ import torch
 
 from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
-from diffusion.predictors import Predictor, make_predictor
+from diffusion.predictors import COMPANIONS, PREDICTORS, Predictor, make_predictor
 from diffusion.schedulers import Stepper, scheduler_for
+from diffusion.sensitivity import ddim_sensitivities
 from diffusion.trajectory import Trajectory, denoise
 
 S = 0.5
@@ -19,10 +20,19 @@ def stepper(steps: int = 50, **changes: object) -> Stepper:
     return Stepper(*scheduler_for("ddim", BASE | changes), steps)
 
 
-def start(steps: int = 50, predictor: Predictor | None = None, **changes: object) -> Trajectory:
+def make(name: str, ours: Stepper) -> Predictor:
+    return make_predictor(name, ours.schedule, prediction_type=ours.prediction_type, smoothing=0.3)
+
+
+def start(steps: int = 50, predictor: str | None = None, companion: str | None = None, **changes: object) -> Trajectory:
     ours = stepper(steps, **changes)
     noise = draw_noise((1, 4, 16, 16), 3)
-    return Trajectory(noise * ours.schedule.init_noise_sigma, ours, predictor=predictor)
+    return Trajectory(
+        noise * ours.schedule.init_noise_sigma,
+        ours,
+        predictor=make(predictor, ours) if predictor else None,
+        companion=make(companion, ours) if companion else None,
+    )
 
 
 def gaussian(now: Trajectory, *, deviation: float = S, target: str = "epsilon") -> torch.Tensor:
@@ -72,18 +82,19 @@ def test_the_loop_converts_what_a_model_of_another_prediction_type_says():
     assert torch.allclose(trajectory.latents, final, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["reuse", "ecdiff", "linear"])
+@pytest.mark.parametrize("name", PREDICTORS)
 def test_extrapolated_steps_stay_close_to_the_evaluated_trajectory(name):
     def every_third(step: int) -> bool:
-        return step < 7 or (step - 6) % 3 == 0
+        # Lambda leaps at the last steps; no plan of ours extrapolates them.
+        return step < 7 or (step - 6) % 3 == 0 or step >= 48
 
     exact = finish(start())
-    final = finish(start(predictor=make_predictor(name, smoothing=0.3)), every_third)
+    final = finish(start(predictor=name), every_third)
     assert float((final - exact).norm() / exact.norm()) < 0.15
 
 
 def test_results_say_what_happened_at_each_step():
-    trajectory = start(10, make_predictor("linear"))
+    trajectory = start(10, "linear")
     results = list(denoise(trajectory, gaussian, lambda step: step in (0, 1, 2, 5), stop_step=7))
     assert [result.step_index for result in results] == list(range(7))
     assert [result.evaluated for result in results] == [True, True, True, False, False, True, False]
@@ -96,14 +107,14 @@ def test_results_say_what_happened_at_each_step():
 
 
 def test_extrapolation_error_is_the_relative_distance_to_the_prediction():
-    trajectory = start(10, make_predictor("reuse"))
+    trajectory = start(10, "reuse")
     first = torch.ones(1, 4, 16, 16)
     assert trajectory.advance(first).extrapolation_error is None
     assert trajectory.advance(4 * first).extrapolation_error == pytest.approx(0.75)
 
 
 def test_extrapolation_error_of_a_zero_prediction_is_a_number():
-    trajectory = start(10, make_predictor("reuse"))
+    trajectory = start(10, "reuse")
     trajectory.advance(torch.zeros(1, 4, 16, 16))
     assert trajectory.advance(torch.zeros(1, 4, 16, 16)).extrapolation_error == 0.0
 
@@ -143,7 +154,8 @@ def test_a_resumed_trajectory_continues_bit_identically(dtype, at):
 
 
 def test_a_resumed_trajectory_warms_its_predictor_up_again():
-    trajectory = Trajectory(torch.zeros(1, 4, 16, 16), stepper(), start_step=20, predictor=make_predictor("linear"))
+    ours = stepper()
+    trajectory = Trajectory(torch.zeros(1, 4, 16, 16), ours, start_step=20, predictor=make("linear", ours))
     assert not trajectory.can_extrapolate
     with pytest.raises(ValueError, match="needs 2 real predictions"):
         trajectory.extrapolate()
@@ -199,8 +211,8 @@ def test_extrapolating_without_a_predictor_is_refused():
 
 
 def test_two_trajectories_do_not_disturb_each_other():
-    alone = finish(start(20, make_predictor("ecdiff", smoothing=0.3)), lambda step: step < 4)
-    one, two = (start(20, make_predictor("ecdiff", smoothing=0.3)) for _ in range(2))
+    alone = finish(start(20, "ecdiff"), lambda step: step < 4)
+    one, two = (start(20, "ecdiff") for _ in range(2))
     for step in range(20):
         for trajectory, factor in ((one, 1.0), (two, 0.3)):
             if step < 4:
@@ -208,3 +220,58 @@ def test_two_trajectories_do_not_disturb_each_other():
             else:
                 trajectory.extrapolate()
     assert torch.equal(one.latents, alone)
+
+
+def every_fourth(step: int) -> bool:
+    return step < 4 or step % 4 == 3
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_the_embedded_error_is_the_mean_distance_of_two_predictors_at_the_same_step(name):
+    both, alone, other = start(20, name, COMPANIONS[name]), start(20, name), start(20, COMPANIONS[name])
+    for step in range(6):
+        error = both.embedded_error()
+        if step < 3:
+            assert error is None
+        if step < 4:
+            prediction = gaussian(both)
+            for trajectory in (both, alone, other):
+                trajectory.advance(prediction)
+        else:
+            predictions = [trajectory.extrapolate().noise_pred for trajectory in (alone, other)]
+            assert both.extrapolate().noise_pred.equal(predictions[0])
+            if step == 4:
+                # From here on the three pass through different latents.
+                assert error == pytest.approx(float((predictions[0] - predictions[1]).abs().mean()))
+                assert error > 0
+
+
+def test_asking_for_the_embedded_error_changes_nothing():
+    asked, silent = start(20, "quadratic", "linear"), start(20, "quadratic")
+    for step in range(20):
+        asked.embedded_error()
+        for trajectory in (asked, silent):
+            if every_fourth(step):
+                trajectory.advance(gaussian(trajectory))
+            else:
+                trajectory.extrapolate()
+    assert torch.equal(asked.latents, silent.latents)
+
+
+@pytest.mark.parametrize("pair", [(None, None), ("linear", None), (None, "linear")])
+def test_there_is_no_embedded_error_without_a_pair(pair):
+    trajectory = start(20, *pair)
+    for _ in range(4):
+        trajectory.advance(gaussian(trajectory))
+    assert trajectory.embedded_error() is None
+
+
+def test_the_embedded_error_times_the_sensitivity_is_of_the_size_of_what_the_latents_are_off_by():
+    trajectory = start(20, "linear", "quadratic")
+    for _ in range(8):
+        trajectory.advance(gaussian(trajectory))
+    error, sensitivity = trajectory.embedded_error(), ddim_sensitivities(trajectory.schedule, "epsilon")[8]
+    exact = stepper(20).step(gaussian(trajectory), 8, trajectory.latents)
+    off = float((trajectory.extrapolate().latents - exact).abs().mean())
+    assert error is not None
+    assert error * sensitivity / off == pytest.approx(1.0, abs=0.5)
