@@ -30,6 +30,7 @@ from bench.in_process import InProcessPair
 from bench.intervals import kernel_distance, share_interval
 from bench.machine import RESULTS, facts, write_results
 from diffusion.loading import load_model
+from diffusion.pipeline_folder import quiet_libraries
 from models import DEFAULT_GUIDANCE_SCALE, PAIR_DIR
 from models.autoencoder import decode, encode, psnr
 from models.captions import plain_caption
@@ -94,7 +95,8 @@ def _make_pictures(pair_dir: Path, asked: Icons, settings: dict[str, Any], split
     prompts = [plain_caption(asked, i) for i in range(len(asked))]
     pictures = {"real": as_tensor(asked)}
     for name in ("cloud", "edge"):
-        pipeline = StableDiffusionPipeline.from_pretrained(pair_dir / name)
+        with quiet_libraries():
+            pipeline = StableDiffusionPipeline.from_pretrained(pair_dir / name)
         pipeline.set_progress_bar_config(disable=True)
         if name == "cloud":
             with torch.inference_mode():
@@ -190,7 +192,7 @@ def _draw_sheet(
     pair = InProcessPair(cloud=load_model(str(pair_dir / "cloud")), edge=load_model(str(pair_dir / "edge")))
     steps = settings["num_inference_steps"]
     plan = make_plan("ecdiff", PlanOptions(num_inference_steps=steps))
-    names = ("real", "cloud", f"hybrid (ecdiff, cloud leads to {plan.handoff_step} of {steps})", "edge")
+    names = ("real", "cloud", f"ecdiff, handoff\nat {plan.handoff_step} of {steps}", "edge")
     blocks = []
     for split, (asked, pictures) in shown.items():
         count = min(SHEET_COLUMNS, len(asked))
@@ -203,20 +205,21 @@ def _draw_sheet(
         ]
         rows = [to_images(pictures["real"][:count]), to_images(pictures["cloud"][:count]), hybrid]
         blocks.append((split, captions, [*rows, to_images(pictures["edge"][:count])]))
-    figure, axes = pyplot.subplots(2 * len(names), SHEET_COLUMNS, figsize=(1.25 * SHEET_COLUMNS, 11.5))
+    figure, axes = pyplot.subplots(
+        len(blocks) * len(names), SHEET_COLUMNS, figsize=(1.15 * SHEET_COLUMNS + 1, 10.5), layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     for block, (split, captions, rows) in enumerate(blocks):
         for row, (name, images) in enumerate(zip(names, rows, strict=True)):
-            for column in range(SHEET_COLUMNS):
-                axis = axes[block * len(names) + row][column]
-                axis.set_axis_off()
-                if column < len(images):
-                    axis.imshow(np.asarray(images[column]), interpolation="lanczos")
-                    if row == 0:
-                        axis.set_title(captions[column].replace(", ", "\n"), fontsize=7)
-            axes[block * len(names) + row][0].text(
-                0.0, 1.02, f"{split}: {name}", transform=axes[block * len(names) + row][0].transAxes, fontsize=6
-            )
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+            line = axes[block * len(names) + row]
+            line[0].set_ylabel(f"{split}\n{name}", rotation=0, ha="right", va="center", fontsize=8)
+            for axis, image in zip(line, images, strict=False):
+                axis.imshow(np.asarray(image), interpolation="lanczos")
+        for axis, caption in zip(axes[block * len(names)], captions, strict=False):
+            axis.set_title(caption.replace(", ", "\n"), fontsize=7)
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
