@@ -105,7 +105,8 @@ def _make_request(opening: Open, latents_shape: tuple[int, ...], codec: Codec, s
         start_step = start.step_index
         if start_step > plan.handoff_step:
             raise ValueError(f"a start at step {start_step} lies behind the handoff step {plan.handoff_step}")
-        stepper.load_state({name: from_array(array) for name, array in start.scheduler_state.items()})
+        history = {name: from_array(array) for name, array in start.scheduler_state.items()}
+        stepper.load_state(history, step_index=start_step)
     request = Request(
         open=opening,
         latents_shape=latents_shape,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
@@ -8,16 +10,17 @@ def convert_prediction(
 ) -> Tensor:
     """Say in terms of `target` what `prediction` says in terms of `source`.
 
-    With x = alpha * x0 + sigma * epsilon, v = alpha * epsilon - sigma * x0 (arXiv 2202.00512,
-    section 4 and appendix D); all three are linear in each other, given x.
+    With x = alpha * x0 + sigma * epsilon and r = sqrt(alpha^2 + sigma^2), v = (alpha * epsilon - sigma * x0) / r
+    (arXiv 2202.00512, section 4 and appendix D, where r is 1); all three are linear in each other, given x. A network's
+    v knows nothing of the scheduler's scaling: r takes it out again (Euler's latents have alpha 1).
 
     Args:
         prediction: `[B, C, H, W]`, float32.
         latents: x at the same step, same shape, scheduler scaling; any float dtype.
         source: Prediction type of `prediction`: epsilon, v_prediction or sample (x0).
         target: Prediction type to return.
-        alpha: Signal level of the step, sqrt(abar).
-        sigma: Noise level of the step, sqrt(1 - abar).
+        alpha: Signal level of the step in the latents' scaling (`Schedule.alphas`).
+        sigma: Noise level of the step in the latents' scaling (`Schedule.sigmas`).
 
     Returns:
         `[B, C, H, W]`, float32; `prediction` itself when the types are equal.
@@ -35,7 +38,8 @@ def convert_prediction(
     if target == "epsilon":
         return _epsilon(prediction, denoised, x, source, alpha, sigma)
     if target == "v_prediction":
-        return alpha * _epsilon(prediction, denoised, x, source, alpha, sigma) - sigma * denoised
+        epsilon = _epsilon(prediction, denoised, x, source, alpha, sigma)
+        return (alpha * epsilon - sigma * denoised) / math.hypot(alpha, sigma)
     raise ValueError(f"unknown prediction type {target[:80]!r}")
 
 
@@ -43,7 +47,8 @@ def _denoised(prediction: Tensor, x: Tensor, source: str, alpha: float, sigma: f
     if source == "sample":
         return prediction
     if source == "v_prediction":
-        return alpha * x - sigma * prediction
+        norm = math.hypot(alpha, sigma)
+        return (alpha / norm * x - sigma * prediction) / norm
     if source == "epsilon":
         if alpha == 0.0:
             raise ValueError("an epsilon prediction cannot be converted at zero signal (zero terminal SNR)")
@@ -55,7 +60,8 @@ def _epsilon(prediction: Tensor, denoised: Tensor, x: Tensor, source: str, alpha
     if source == "epsilon":
         return prediction
     if source == "v_prediction":
-        return alpha * prediction + sigma * x
+        norm = math.hypot(alpha, sigma)
+        return (alpha * prediction + sigma / norm * x) / norm
     if sigma == 0.0:
         raise ValueError("a sample prediction cannot be converted at zero noise")
     return (x - alpha * denoised) / sigma

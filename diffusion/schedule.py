@@ -11,8 +11,9 @@ class Schedule:
     Attributes:
         timesteps: What the network is fed at each step, noisiest first, strictly falling.
         sigmas: Noise level at each step, and 0 for the clean latents after the last one; one longer
-            than `timesteps`. sqrt(1 - abar) for variance-preserving schedulers such as DDIM.
-        alphas: Signal level at each step; sqrt(abar) for variance-preserving schedulers.
+            than `timesteps`. sqrt(1 - abar) for variance-preserving schedulers (DDIM, DPM-Solver++, UniPC),
+            sqrt(1 / abar - 1) for Euler.
+        alphas: Signal level at each step; sqrt(abar) for variance-preserving schedulers, 1 for Euler.
         init_noise_sigma: Factor from standard normal noise to the latents of step 0.
     """
 

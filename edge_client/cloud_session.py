@@ -108,8 +108,8 @@ class CloudSession:
         self._specs = ServerSpecs()
         self._outgoing: asyncio.Queue[ClientMessage | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        # A step may carry three tensors of one size.
-        self._assembler = Assembler(pb.ServerMessage, 3 * max_tensor_bytes + HEADER_BYTES)
+        # A step may carry three tensors of one size, a handoff the latents and three of a solver's history.
+        self._assembler = Assembler(pb.ServerMessage, 4 * max_tensor_bytes + HEADER_BYTES)
         self._call: Any = None
         self._responses: Any = None
         self._status: Status | None = None

@@ -145,28 +145,38 @@ class Generation:
             self._stepper = self._make_stepper(opened)
         except ValueError as error:
             raise ProtocolError(f"the cloud's scheduler cannot be used: {error}") from error
-        timesteps = self._stepper.schedule.timesteps
-        if len(timesteps) != len(opened.timesteps) or not np.allclose(timesteps, opened.timesteps):
-            raise ProtocolError("the cloud's timesteps are not those of the scheduler that it names")
+        schedule = self._stepper.schedule
+        for what, ours, theirs in (
+            ("timesteps", schedule.timesteps, opened.timesteps),
+            ("sigmas", schedule.sigmas, opened.sigmas),
+        ):
+            # Another release may sum the betas in another order: float32 leaves the last noise levels four digits.
+            if len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=1e-3):
+                raise ProtocolError(f"the cloud's {what} are not those of the scheduler that it names")
 
     def _check_state(self, opened: Opened, state: State) -> None:
-        """What the cloud hands over must fit the scheduler that it named."""
+        """What the cloud hands over must fit the scheduler that it named; the solver's history is loaded."""
         history = {name: from_array(value) for name, value in state.scheduler_state.items()}
         try:
-            self._stepper.load_state(history)
+            self._stepper.load_state(history, step_index=state.step_index)
         except ValueError as error:
             raise ProtocolError(f"the scheduler state of {opened.scheduler_class} cannot be used: {error}") from error
 
     def _note_handoff(self, plan: Plan, lead: Lead) -> None:
         step = lead.state.step_index if lead.state is not None else 0
+        restarts = 0 < step < plan.num_inference_steps and self._stepper.is_multistep and not self._stepper.state()
+        restart = f"{self._request.scheduler} restarts there at order 1"
         if lead.lost is not None:
             self._recorder.hand_off(lead.lost_reason, step)
             what = lead.lost_reason.value.replace("_", " ")
-            self._recorder.fall_back(
-                f"{what} ({lead.lost}): the edge goes on from step {step} of {plan.num_inference_steps}"
-            )
+            line = f"{what} ({lead.lost}): the edge goes on from step {step} of {plan.num_inference_steps}"
+            self._recorder.fall_back(f"{line}; {restart}" if restarts else line)
         elif step < plan.num_inference_steps:
             self._recorder.hand_off(HandoffReason.PLAN, step)
+            if restarts:
+                self._recorder.fall_back(
+                    f"the cloud handed over at step {step} without the solver's history; {restart}"
+                )
 
     def _make_stepper(self, opened: Opened | None) -> Stepper:
         """Return the scheduler that drives this generation: the cloud's wherever there is one."""

@@ -70,7 +70,12 @@ PLAN_OPTIONS = (
     click.option("--max-cloud-calls", type=int, help="Hard bound on evaluations in the cloud; hands off earlier."),
 )
 PICTURE_OPTIONS = (
-    click.option("--scheduler", default="ddim", show_default=True, help="Update rule of the sampler."),
+    click.option(
+        "--scheduler",
+        default="ddim",
+        show_default=True,
+        help="Update rule of the sampler: ddim, dpmpp-2m, unipc or euler.",
+    ),
     click.option(
         "--guidance-scale",
         type=float,

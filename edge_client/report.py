@@ -189,6 +189,7 @@ class Recorder:
             "seed": request.seed,
             "num_images": request.num_images,
             "num_inference_steps": plan.num_inference_steps,
+            "scheduler": request.scheduler,
             "guidance_scale": request.guidance_scale,
             "guidance_rescale": request.guidance_rescale,
             "handoff_step": plan.handoff_step if self.handoff_step is None else self.handoff_step,

@@ -403,7 +403,7 @@ class State(_message.Message):
 
     @_builtins.property
     def scheduler_state(self) -> _containers.MessageMap[_builtins.str, Global___Tensor]:
-        """multistep history, where the scheduler has any"""
+        """a multistep solver's history, float32, of the latents' shape"""
 
     def __init__(
         self,
@@ -454,7 +454,7 @@ class Open(_message.Message):
     width: _builtins.int
     num_images: _builtins.int
     scheduler: _builtins.str
-    """name: ddim"""
+    """name: ddim | dpmpp-2m | unipc | euler"""
     stream_latents: _builtins.bool
     """latents after each step, as credit allows"""
     stream_predictions: _builtins.bool

@@ -126,7 +126,7 @@ class State:
     Attributes:
         step_index: The next step to run.
         latents: x at `step_index`, scheduler scaling.
-        scheduler_state: Multistep history, where the scheduler has any.
+        scheduler_state: A multistep solver's history, by name, each float32 and of the latents' shape.
     """
 
     step_index: int

@@ -97,11 +97,23 @@ class ReferencePair:
 
     @torch.inference_mode()
     def final_latents(
-        self, step_sources: str, *, prompt: str, guidance_scale: float, seed: int, plan: Plan, num_images: int = 1
+        self,
+        step_sources: str,
+        *,
+        prompt: str,
+        guidance_scale: float,
+        seed: int,
+        plan: Plan,
+        num_images: int = 1,
+        scheduler: str = "ddim",
+        restart_step: int = 0,
     ) -> Array:
-        """Return the latents after the steps that `step_sources` spells, from the noise of `seed`."""
+        """Return the latents after the steps that `step_sources` spells, from the noise of `seed`.
+
+        At `restart_step` a multistep solver goes on without its history.
+        """
         cloud = self._models["C"]
-        class_name, config = scheduler_for("ddim", parse_scheduler_config(cloud.info.scheduler_config))
+        class_name, config = scheduler_for(scheduler, parse_scheduler_config(cloud.info.scheduler_config))
         stepper = Stepper(class_name, config, len(step_sources))
         shape = cloud.latents_shape(0, 0, num_images)
         trajectory = Trajectory(
@@ -111,7 +123,9 @@ class ReferencePair:
                 plan.predictor, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing
             ),
         )
-        for letter in step_sources:
+        for index, letter in enumerate(step_sources):
+            if index == restart_step:
+                stepper.load_state({}, step_index=index)
             if letter == "x":
                 trajectory.extrapolate()
             else:

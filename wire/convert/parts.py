@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from protos import ecdiff_v1_pb2 as pb
 from wire.codecs import LOSSLESS_CODECS
 from wire.convert import checks
 from wire.errors import InvalidTensor
-from wire.messages import Array, Codec, ModelDescription, PromptEmbeds, Scaling, State
+from wire.messages import Array, Codec, DType, ModelDescription, PromptEmbeds, Scaling, State
 from wire.tensors import CodecObserver, TensorSpec, decode_tensor, encode_tensor
 
 MAX_STATE_TENSORS = 8
@@ -99,6 +99,11 @@ class TensorReader:
         """Decode latents."""
         return self._decode(message, self.specs.latents, name)
 
+    def history(self, message: pb.Tensor, name: str) -> Array:
+        """Decode a part of a solver's history: as latents, but float32, which schedulers compute in."""
+        spec = self.specs.latents
+        return self._decode(message, spec and replace(spec, dtypes=frozenset({DType.FLOAT32})), name)
+
     def noise(self, message: pb.Tensor) -> Array:
         """Decode start noise."""
         return self._decode(message, self.specs.noise, "noise")
@@ -165,7 +170,7 @@ def decode_state(message: pb.State, reader: TensorReader) -> State:
         step_index=step_index,
         latents=reader.latents(message.latents, "latents"),
         scheduler_state={
-            key: reader.latents(tensor, f"scheduler_state {key}") for key, tensor in message.scheduler_state.items()
+            key: reader.history(tensor, f"scheduler_state {key}") for key, tensor in message.scheduler_state.items()
         },
     )
 

@@ -2,13 +2,14 @@ import inspect
 import json
 import math
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.scheduler_config import _DDIM_FIELDS, MAX_CONFIG_CHARS, checked_scheduler_config
+from diffusion.scheduler_config import _DDIM_FIELDS, _FIELDS, MAX_CONFIG_CHARS, checked_scheduler_config
 from diffusion.schedulers import SCHEDULERS, Stepper, parse_scheduler_config, scheduler_for
 
 SD = {
@@ -34,17 +35,47 @@ def test_every_name_has_a_class_that_can_be_built():
         assert Stepper(*scheduler_for(name, SD), 4).schedule.num_steps == 4
 
 
-def test_known_fields_and_defaults_are_those_of_diffusers():
-    parameters = inspect.signature(DDIMScheduler.__init__).parameters
+# Keys that say nothing by themselves: of flow sigmas, of networks that predict a variance, of Karras sigmas.
+WITHOUT_MEANING = {
+    *("flow_shift", "time_shift_type", "shift_terminal", "use_dynamic_shifting"),
+    *("variance_type", "sigma_min", "sigma_max"),
+}
+
+
+@pytest.mark.parametrize("class_name", SCHEDULERS.values())
+def test_known_fields_and_defaults_are_those_of_diffusers(class_name):
+    parameters = inspect.signature(getattr(diffusers, class_name).__init__).parameters
     theirs = {key: parameter.default for key, parameter in parameters.items() if key != "self"}
-    assert {key: field.default for key, field in _DDIM_FIELDS.items()} == theirs
-
-
-def test_config_of_another_class_becomes_what_from_config_makes_of_it():
-    theirs = DDIMScheduler.from_config(PNDMScheduler.from_config(SD).config).config
-    class_name, ours = scheduler_for("ddim", SD)
-    assert class_name == "DDIMScheduler"
+    ours = {key: field.default for key, field in _FIELDS[class_name].items()}
     assert ours == {key: theirs[key] for key in ours}
+    assert set(theirs) - set(ours) <= WITHOUT_MEANING
+
+
+@pytest.mark.parametrize(("name", "class_name"), SCHEDULERS.items())
+def test_config_of_another_class_becomes_what_from_config_makes_of_it(name, class_name):
+    theirs = getattr(diffusers, class_name).from_config(PNDMScheduler.from_config(SD).config).config
+    ours_name, ours = scheduler_for(name, SD)
+    assert ours_name == class_name
+    assert ours == {key: theirs[key] for key in ours}
+
+
+def test_name_of_a_solver_stands_above_what_the_model_says_of_it():
+    model = SD | {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "solver_type": "heun", "thresholding": True}
+    config = scheduler_for("dpmpp-2m", model)[1]
+    assert (config["algorithm_type"], config["solver_order"], config["solver_type"]) == ("dpmsolver++", 2, "midpoint")
+    assert config["thresholding"]
+
+
+@pytest.mark.parametrize("name", ["dpmpp-2m", "unipc", "euler"])
+@pytest.mark.parametrize(
+    "change",
+    [{"use_karras_sigmas": True}, {"final_sigmas_type": "sigma_min"}, {"use_beta_sigmas": 1.0}],
+    ids=str,
+)
+def test_noise_levels_that_are_not_run_are_refused_by_name(name, change):
+    (key,) = change
+    with pytest.raises(ValueError, match=f"scheduler config: {key} must be"):
+        scheduler_for(name, SD | change)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -81,14 +112,16 @@ def test_schedule_states_signal_and_noise_of_each_step():
     assert list(schedule.sigmas) == sorted(schedule.sigmas, reverse=True)
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 # 61 and 103: "trailing" in diffusers makes one timestep more, -1.
-@pytest.mark.parametrize("steps", [1, 2, 3, 6, 7, 25, 50, 61, 103, 333, 999])
-def test_any_step_count_is_placed_exactly(spacing, steps):
-    schedule = stepper(steps, timestep_spacing=spacing).schedule
+@pytest.mark.parametrize("steps", [1, 2, 3, 6, 7, 25, 50, 61, 103, 333, 998])
+def test_any_step_count_is_placed_exactly(name, spacing, steps):
+    schedule = Stepper(*scheduler_for(name, SD | {"timestep_spacing": spacing}), steps).schedule
     assert schedule.num_steps == steps
     assert schedule.timesteps[0] < 1000
     assert schedule.timesteps[-1] >= 0
+    assert schedule.sigmas[-2] > schedule.sigmas[-1] == 0.0
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
@@ -114,9 +147,9 @@ def test_zero_terminal_snr_runs_with_v_prediction_and_is_refused_with_epsilon():
 
 def test_ddim_carries_no_state_and_refuses_one():
     ours = stepper()
-    ours.load_state(ours.state())
+    ours.load_state(ours.state(), step_index=0)
     with pytest.raises(ValueError, match="keeps no history"):
-        ours.load_state({"model_outputs": torch.zeros(1)})
+        ours.load_state({"model_outputs": torch.zeros(1)}, step_index=9)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +190,7 @@ def test_unknown_key_of_a_remote_config_is_refused():
 
 
 def test_class_outside_the_allow_list_is_refused():
-    with pytest.raises(ValueError, match="is not one of DDIMScheduler"):
+    with pytest.raises(ValueError, match="is not one of DDIMScheduler, "):
         Stepper("UNet2DConditionModel", {}, 10)
 
 
@@ -188,17 +221,19 @@ _PLAUSIBLE = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
+    class_name=st.sampled_from(list(SCHEDULERS.values())),
     config=st.one_of(
         st.fixed_dictionaries({}, optional=_PLAUSIBLE),
         st.fixed_dictionaries({}, optional=dict.fromkeys(_DDIM_FIELDS, _ANYTHING)),
     ),
     steps=st.integers(-1, 60),
 )
-def test_any_config_gives_a_finite_schedule_or_one_line(config, steps):
+def test_any_config_gives_a_finite_schedule_or_one_line(class_name, config, steps):
+    config = {key: value for key, value in config.items() if key in _FIELDS[class_name]}
     try:
-        ours = Stepper("DDIMScheduler", config, steps)
+        ours = Stepper(class_name, config, steps)
     except ValueError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:
@@ -213,6 +248,7 @@ def test_trained_betas_are_used():
     assert ours.schedule.alphas[-1] == pytest.approx(float(theirs.alphas_cumprod[1]) ** 0.5)
 
 
-def test_config_survives_json():
-    class_name, config = scheduler_for("ddim", SD)
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_config_survives_json(name):
+    class_name, config = scheduler_for(name, SD)
     assert checked_scheduler_config(class_name, parse_scheduler_config(json.dumps(config))) == config

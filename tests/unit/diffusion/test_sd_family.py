@@ -3,33 +3,44 @@
 import warnings
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionModel
 
 from diffusion.loading import load_model
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.noise import draw_noise
-from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
+from diffusion.schedulers import SCHEDULERS, Stepper, parse_scheduler_config, scheduler_for
 from diffusion.trajectory import Trajectory, denoise
 
 STEPS = 6
 
 
-def stock_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
+def stock_pipeline(
+    folder: Path, dtype: torch.dtype = torch.float32, scheduler: str = "ddim"
+) -> StableDiffusionPipeline:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def our_latents(
-    model: Model, prompt: str, negative_prompt: str, *, guidance: float, rescale: float = 0.0, num_images: int = 1
+    model: Model,
+    prompt: str,
+    negative_prompt: str,
+    *,
+    guidance: float,
+    rescale: float = 0.0,
+    num_images: int = 1,
+    scheduler: str = "ddim",
+    steps: int = STEPS,
 ) -> torch.Tensor:
-    stepper = Stepper(*scheduler_for("ddim", parse_scheduler_config(model.info.scheduler_config)), STEPS)
+    stepper = Stepper(*scheduler_for(scheduler, parse_scheduler_config(model.info.scheduler_config)), steps)
     noise = draw_noise(model.latents_shape(0, 0, num_images), 11)
     trajectory = Trajectory(noise * stepper.schedule.init_noise_sigma, stepper, dtype=model.dtype)
     conditioning = model.encode_prompt(prompt, negative_prompt, guided=guidance > 1)
@@ -37,7 +48,7 @@ def our_latents(
     def evaluate(now: Trajectory) -> torch.Tensor:
         return model.evaluate([question(now.model_input(), now.timestep, conditioning, guidance, rescale)])[0]
 
-    *_, last = denoise(trajectory, evaluate, lambda step: True, stop_step=STEPS)
+    *_, last = denoise(trajectory, evaluate, lambda step: True, stop_step=steps)
     return last.latents
 
 
@@ -79,6 +90,32 @@ def test_latents_are_bit_identical_to_the_stock_pipeline(
         assert float((ours - theirs).abs().max() / theirs.std()) < 1e-5
     else:
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "ddim"])
+@pytest.mark.parametrize(
+    ("steps", "spacing", "prediction_type"),
+    [
+        (20, "leading", "v_prediction"),
+        (20, "trailing", "epsilon"),
+        (20, "linspace", "epsilon"),
+        pytest.param(50, "leading", "epsilon", marks=pytest.mark.slow),
+        pytest.param(50, "trailing", "v_prediction", marks=pytest.mark.slow),
+        (50, "linspace", "v_prediction"),
+    ],
+)
+def test_every_scheduler_equals_the_stock_pipeline(changed_copy, scheduler, steps, spacing, prediction_type):
+    config = {"timestep_spacing": spacing, "prediction_type": prediction_type}
+    folder = changed_copy({"scheduler/scheduler_config.json": config})
+    ours = our_latents(load_model(folder, device="cpu"), "a cat", "", guidance=1.0, scheduler=scheduler, steps=steps)
+    theirs = stock_pipeline(folder, scheduler=scheduler)(
+        "a cat",
+        num_inference_steps=steps,
+        guidance_scale=1.0,
+        generator=torch.Generator().manual_seed(11),
+        output_type="latent",
+    ).images
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
 
 
 def test_outdated_scheduler_keys_are_corrected_as_the_stock_pipeline_does(changed_copy):
@@ -198,7 +235,7 @@ def small_pair_folder(tmp_path_factory) -> Path:
         scaling_factor=0.7,
         shift_factor=0.1,
     )
-    scheduler = DDIMScheduler.from_config(
+    scheduler = diffusers.DDIMScheduler.from_config(
         pipeline.scheduler.config,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,

@@ -146,7 +146,7 @@ def test_a_resumed_trajectory_continues_bit_identically(dtype, at):
     list(denoise(first, gaussian, always, stop_step=at))
     state = first.state()
     ours = stepper()
-    ours.load_state(state.scheduler_state)
+    ours.load_state(state.scheduler_state, step_index=state.step_index)
     second = Trajectory(state.latents, ours, start_step=state.step_index, dtype=dtype)
     list(denoise(second, gaussian, always, stop_step=50))
     assert torch.equal(whole.latents, second.latents)

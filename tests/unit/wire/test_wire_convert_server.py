@@ -15,13 +15,14 @@ from wire_samples import (
     TOTALS,
     gaussian,
     plain,
+    spec,
 )
 
 from protos import ecdiff_v1_pb2 as pb
 from wire.codecs import LOSSLESS_CODECS
 from wire.convert import decode_description, decode_server, encode_description, encode_server
 from wire.errors import CorruptTensor, InvalidTensor, ModelError, ProtocolError, VersionMismatch
-from wire.messages import Codec, Correction, Description, Finished, HandedOff, Source, Step
+from wire.messages import Codec, Correction, Description, DType, Finished, HandedOff, Source, Step
 
 NAMES = [type(message).__name__ for message in SERVER_MESSAGES]
 STEP = SERVER_MESSAGES[2]
@@ -266,3 +267,29 @@ def test_newer_codecs_in_a_description_are_passed_over():
     decoded = decode_description(message)
     assert isinstance(decoded, Description)
     assert decoded.codecs == DESCRIPTION.codecs
+
+
+# ------------------------------------------------------------------------------------ solver history
+
+
+def handed_off(dtype, history_dtype):
+    history = {"denoised_1": gaussian(history_dtype, seed=1), "last_latents": gaussian(history_dtype, seed=2)}
+    state = dataclasses.replace(STATE, latents=gaussian(dtype), scheduler_state=history)
+    return HandedOff(state=state, totals=TOTALS)
+
+
+@pytest.mark.parametrize("dtype", [DType.FLOAT16, DType.BFLOAT16])
+def test_history_stays_float32_beside_latents_in_half_precision(dtype):
+    specs = dataclasses.replace(SERVER_SPECS, latents=spec(dtypes=frozenset({dtype})))
+    message = handed_off(dtype, DType.FLOAT32)
+    assert plain(without_stamps(decode(encoded(message), specs))) == plain(message)
+    with pytest.raises(InvalidTensor, match=r"scheduler_state .* must be one of float32"):
+        decode(encoded(handed_off(dtype, dtype)), specs)
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_history_is_counted_and_written_with_the_codec_of_the_session(codec):
+    events = []
+    message = handed_off(DType.FLOAT32, DType.FLOAT32)
+    encode_server(message, codec=codec, observe=events.append)
+    assert [(event.codec, event.raw_bytes) for event in events] == [(codec, message.state.latents.nbytes)] * 3
