@@ -19,7 +19,7 @@ def measured(stepper: Stepper, step_index: int) -> float:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("scheduler", ["ddim"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
 @pytest.mark.parametrize("steps", [20, 50])
 def test_sensitivities_are_the_differences_of_real_steps(prediction_type, scheduler, steps):
     config = CONFIG | {"prediction_type": prediction_type, "timestep_spacing": "leading"}
