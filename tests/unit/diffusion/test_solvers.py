@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
-from diffusion.predictors import Predictor, make_predictor
+from diffusion.predictors import PREDICTORS, Predictor, make_predictor
 from diffusion.schedulers import SCHEDULERS, Stepper, scheduler_for
 from diffusion.trajectory import Trajectory, denoise
 
@@ -39,7 +39,7 @@ def gaussian(now: Trajectory) -> Tensor:
 
 def run(trajectory: Trajectory, stop_step: int | None = None, needs_evaluation=lambda step: True) -> Tensor:
     stop_step = trajectory.schedule.num_steps if stop_step is None else stop_step
-    list(denoise(trajectory, gaussian, needs_evaluation, stop_step=stop_step))
+    list(denoise(trajectory, gaussian, needs_evaluation, stop_step=stop_step, prediction_type="epsilon"))
     return trajectory.latents
 
 
@@ -241,11 +241,12 @@ def test_history_of_another_step_is_not_used(name):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("predictor", ["reuse", "ecdiff", "linear"])
-def test_extrapolated_steps_stay_close_to_the_evaluated_trajectory(name, predictor):
+@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_extrapolated_steps_stay_close_to_the_evaluated_trajectory(name, predictor, prediction_type):
+    solver = stepper(name, 50, prediction_type=prediction_type)
     exact = run(start(stepper(name, 50)))
-    solver = stepper(name, 50)
-    ours = start(solver, make_predictor(predictor, solver.schedule, prediction_type="epsilon", smoothing=0.3))
+    ours = start(solver, make_predictor(predictor, solver.schedule, prediction_type=prediction_type, smoothing=0.3))
     final = run(ours, needs_evaluation=lambda step: step < 7 or (step - 6) % 3 == 0)
     assert float((final - exact).norm() / exact.norm()) < 0.2
 
