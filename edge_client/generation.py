@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffusion.model import Conditioning
 from diffusion.noise import draw_noise
-from diffusion.schedulers import Stepper, scheduler_for
+from diffusion.schedulers import SCHEDULERS, Stepper, scheduler_for
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
 from edge_client.cloud_lead import Lead, follow_cloud, make_session, open_message
@@ -141,6 +141,9 @@ class Generation:
             raise IncompatibleModels(
                 f"the cloud works on latents of shape {opened.latents_shape}, the edge on {self._latents_shape}"
             )
+        asked = SCHEDULERS[self._request.scheduler]
+        if opened.scheduler_class != asked:
+            raise ProtocolError(f"the cloud steps by {opened.scheduler_class}, the edge asked for {asked}")
         try:
             self._stepper = self._make_stepper(opened)
         except ValueError as error:

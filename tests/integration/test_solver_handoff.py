@@ -21,7 +21,7 @@ from orchestrator.plan import PlanOptions
 from protos import ecdiff_v1_pb2 as pb
 from wire.convert import encode_server
 from wire.errors import InvalidRequest, NotServing
-from wire.messages import Array, Codec, Description, HandedOff, HandOff, Open, Source, State, Step, Totals
+from wire.messages import Array, Codec, Description, HandedOff, HandOff, Open, Opened, Source, State, Step, Totals
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -284,18 +284,39 @@ async def test_history_under_other_names_costs_no_picture(
     assert "the scheduler state of" in result.report["fallbacks"][0]
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-async def test_schedule_of_another_release_is_not_followed(description: Description, scheduler: str) -> None:
+def other_sigmas(opened: Opened) -> Opened:
+    return dataclasses.replace(opened, sigmas=tuple(0.9 * sigma for sigma in opened.sigmas))
+
+
+def other_scheduler(opened: Opened) -> Opened:
+    return dataclasses.replace(opened, scheduler_class="DDIMScheduler", scheduler_config="{}")
+
+
+def other_order(opened: Opened) -> Opened:
+    return dataclasses.replace(opened, scheduler_config='{"solver_order": 3}')
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (other_sigmas, "the cloud's sigmas are not those of the scheduler that it names"),
+        (other_scheduler, "the cloud steps by DDIMScheduler, the edge asked for UniPCMultistepScheduler"),
+        (other_order, "solver_order must be 2, not 3"),
+    ],
+    ids=["sigmas", "scheduler", "order"],
+)
+async def test_cloud_that_steps_in_another_way_is_not_followed(
+    description: Description, change: Callable[[Opened], Opened], why: str
+) -> None:
     async def script(opening: Open, send: Send) -> None:
-        opened = honest_opened(description, opening, latents_shape=LATENTS_SHAPE)
-        await send(dataclasses.replace(opened, sigmas=tuple(0.9 * sigma for sigma in opened.sigmas)))
+        await send(change(honest_opened(description, opening, latents_shape=LATENTS_SHAPE)))
 
     async with (
         scripted_cloud(description, script) as address,
         EdgeClient(cloud=address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client,
     ):
-        result = await client.run(a_request(scheduler))
+        result = await client.run(a_request("unipc"))
     assert result.report["handoff"] == {"reason": "cloud_error", "step": 0}
     assert result.report["step_sources"] == "e" * STEPS
     (line,) = result.report["fallbacks"]
-    assert "the cloud's sigmas are not those of the scheduler that it names" in line
+    assert why in line
