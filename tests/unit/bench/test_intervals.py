@@ -1,0 +1,28 @@
+import pytest
+import torch
+
+from bench.intervals import kernel_distance, share_interval
+
+
+def test_share_interval_holds_the_share_and_stays_in_range() -> None:
+    low, high = share_interval(30, 40)
+    assert low < 0.75 < high
+    assert (low, high) == pytest.approx((0.5981, 0.8581), abs=5e-4)  # Wilson's, by hand
+    assert share_interval(0, 10)[0] == 0.0
+    assert share_interval(10, 10)[1] == 1.0
+    assert share_interval(300, 400)[1] - share_interval(300, 400)[0] < high - low
+
+
+def test_kernel_distance_is_zero_on_average_for_one_distribution_and_grows_with_the_shift() -> None:
+    random = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(400, 8, generator=random, dtype=torch.float64) for _ in range(2))
+    same, scatter = kernel_distance(first, second)
+    assert abs(same) < 3 * scatter
+    shifted = [kernel_distance(first, second + shift)[0] for shift in (0.5, 1.0)]
+    assert same < shifted[0] < shifted[1]
+    assert shifted[1] > 10 * scatter
+
+
+def test_kernel_distance_takes_sets_smaller_than_a_subset() -> None:
+    features = torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert kernel_distance(features, features + 5)[0] > 0
