@@ -8,8 +8,8 @@ def test_share_interval_holds_the_share_and_stays_in_range() -> None:
     low, high = share_interval(30, 40)
     assert low < 0.75 < high
     assert (low, high) == pytest.approx((0.5981, 0.8581), abs=5e-4)  # Wilson's, by hand
-    assert share_interval(0, 10)[0] == 0.0
-    assert share_interval(10, 10)[1] == 1.0
+    assert share_interval(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
+    assert share_interval(10, 10)[1] == pytest.approx(1.0)
     assert share_interval(300, 400)[1] - share_interval(300, 400)[0] < high - low
 
 
