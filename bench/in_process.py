@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from diffusion.measures import make_measure
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.noise import draw_noise
-from diffusion.predictors import make_predictor
+from diffusion.predictors import COMPANIONS, Predictor, make_predictor
 from diffusion.schedulers import Stepper, scheduler_for
-from diffusion.trajectory import Trajectory, denoise
-from orchestrator.refresh import make_refresh
+from diffusion.trajectory import StepResult, Trajectory, denoise
+from orchestrator.refresh import RefreshPolicy, make_refresh
 from wire.messages import Plan, Source
 
 
@@ -23,26 +26,37 @@ class InProcessPair:
     cloud: Model
     edge: Model
 
-    def generate(self, plan: Plan, prompt: str, *, seed: int, guidance_scale: float) -> Tensor:
-        """Return the final latents `[1, C, H, W]` of a plan."""
+    def generate(
+        self,
+        plan: Plan,
+        prompt: str,
+        *,
+        seed: int,
+        guidance_scale: float,
+        on_step: Callable[[StepResult], None] = lambda result: None,
+    ) -> Tensor:
+        """Return the final latents `[1, C, H, W]` of a plan; `on_step` is told of each of the cloud's steps."""
         guided = guidance_scale > 1.0
         name, config = scheduler_for("ddim", json.loads(self.cloud.info.scheduler_config))
         stepper = Stepper(name, config, plan.num_inference_steps, self.cloud.device)
         noise = draw_noise(self.cloud.latents_shape(0, 0, 1), seed) * stepper.schedule.init_noise_sigma
-        predictor = make_predictor(
-            plan.predictor, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing
-        )
-        trajectory = Trajectory(noise, stepper, predictor=predictor, dtype=self.cloud.dtype)
         refresh = make_refresh(plan)
+        trajectory = _start(plan, refresh, stepper, noise, self.cloud.dtype)
+        prediction_type = stepper.prediction_type
+        measure = (
+            make_measure(refresh.measure, trajectory, prediction_type=prediction_type) if refresh.measure else None
+        )
         conditioning = self.cloud.encode_prompt(prompt, guided=guided)
-        for _ in denoise(
+        for result in denoise(
             trajectory,
             lambda at: _evaluate(self.cloud, at, conditioning, guidance_scale),
-            lambda step_index: refresh.decide(step_index) is Source.CLOUD,
+            lambda step_index: refresh.decide(step_index, measure.value() if measure else None) is Source.CLOUD,
             stop_step=plan.handoff_step,
             prediction_type=self.cloud.info.prediction_type,
         ):
-            pass
+            if measure:
+                measure.observe(result)
+            on_step(result)
         if trajectory.done:
             return trajectory.latents
         conditioning = self.edge.encode_prompt(prompt, guided=guided)
@@ -56,6 +70,22 @@ class InProcessPair:
         ):
             pass
         return tail.latents
+
+
+def _start(plan: Plan, refresh: RefreshPolicy, stepper: Stepper, latents: Tensor, dtype: torch.dtype) -> Trajectory:
+    """Return a trajectory with the plan's predictor, and its companion if the policy measures the embedded error."""
+
+    def predictor(name: str) -> Predictor:
+        prediction_type = stepper.prediction_type
+        return make_predictor(name, stepper.schedule, prediction_type=prediction_type, smoothing=plan.smoothing)
+
+    return Trajectory(
+        latents,
+        stepper,
+        predictor=predictor(plan.predictor),
+        companion=predictor(COMPANIONS[plan.predictor]) if refresh.measure == "embedded-error" else None,
+        dtype=dtype,
+    )
 
 
 def _evaluate(model: Model, at: Trajectory, conditioning: Conditioning, guidance_scale: float) -> Tensor:

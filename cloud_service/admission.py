@@ -7,7 +7,7 @@ from typing import cast
 
 from cloud_service.engine import Served
 from cloud_service.request import Request
-from diffusion.predictors import make_predictor
+from diffusion.predictors import COMPANIONS, Predictor, make_predictor
 from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
 from diffusion.tensors import from_array
 from orchestrator.refresh import make_refresh
@@ -107,16 +107,20 @@ def _make_request(opening: Open, latents_shape: tuple[int, ...], codec: Codec, s
             raise ValueError(f"a start at step {start_step} lies behind the handoff step {plan.handoff_step}")
         history = {name: from_array(array) for name, array in start.scheduler_state.items()}
         stepper.load_state(history, step_index=start_step)
+    refresh = make_refresh(plan, start_step=start_step)
+
+    def predictor(name: str) -> Predictor:
+        return make_predictor(name, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing)
+
     request = Request(
         open=opening,
         latents_shape=latents_shape,
         codec=codec,
         stepper=stepper,
         start_step=start_step,
-        refresh=make_refresh(plan, start_step=start_step),
-        predictor=make_predictor(
-            plan.predictor, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing
-        ),
+        refresh=refresh,
+        predictor=predictor(plan.predictor),
+        companion=predictor(COMPANIONS[plan.predictor]) if refresh.measure == "embedded-error" else None,
     )
     if request.guided and isinstance(given, PromptEmbeds) and given.negative_prompt_embeds is None:
         raise ValueError(f"guidance_scale {opening.guidance_scale} needs negative_prompt_embeds")

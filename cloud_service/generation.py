@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cloud_service.request import Request
 from cloud_service.session import Parked, SessionEvent
+from diffusion.measures import Measure, make_measure
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
@@ -53,7 +54,7 @@ class _Phase(enum.Enum):
 
 
 class Generation:
-    """One trajectory, its refresh policy, its conditioning; after the handoff, its corrections.
+    """One trajectory, its refresh policy and what that measures, its conditioning; after the handoff, its corrections.
 
     Every method that does work returns what to tell the client, in order.
 
@@ -74,6 +75,7 @@ class Generation:
         self._hand_off_at = 0.0
         self._corrections: deque[Correct] = deque()
         self._trajectory: Trajectory
+        self._measure: Measure | None = None
         self._conditioning: Conditioning
 
     @property
@@ -112,8 +114,13 @@ class Generation:
             stepper,
             start_step=request.start_step,
             predictor=request.predictor,
+            companion=request.companion,
             dtype=self._model.dtype,
         )
+        if request.refresh.measure is not None:
+            self._measure = make_measure(
+                request.refresh.measure, self._trajectory, prediction_type=stepper.prediction_type
+            )
         opened = Opened(
             session_id=self.session_id,
             model=ModelDescription(**dataclasses.asdict(self._model.info)),
@@ -195,11 +202,12 @@ class Generation:
         if self._phase is _Phase.PARKED:
             return self._after_correction(noise_pred, started)
         result = self._trajectory.advance(noise_pred, prediction_type=self._model.info.prediction_type)
-        self._request.refresh.observe(result.step_index, result.extrapolation_error)
         return self._after_step(result, started)
 
     def _after_step(self, result: StepResult, started: float) -> list[SessionEvent]:
         _check_finite(result.latents, result.step_index)
+        if self._measure is not None:
+            self._measure.observe(result)
         stream_latents = self._request.open.stream_latents
         stream_prediction = self._request.open.stream_predictions and result.evaluated
         latents = to_array(result.latents) if stream_latents or stream_prediction else None
@@ -222,7 +230,8 @@ class Generation:
         self.ready_at = time.monotonic()
         if self._trajectory.step_index >= self._stop_step:
             return [self._park()]
-        self._source = self._request.refresh.decide(self._trajectory.step_index)
+        measured = None if self._measure is None else self._measure.value()
+        self._source = self._request.refresh.decide(self._trajectory.step_index, measured)
         return []
 
     # ------------------------------------------------------------------------------ handoff

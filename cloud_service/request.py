@@ -22,6 +22,7 @@ class Request:
         start_step: First step that the cloud runs.
         refresh: Its refresh policy.
         predictor: Its predictor.
+        companion: A predictor of another order, where the refresh policy measures the embedded error.
     """
 
     open: Open
@@ -31,6 +32,7 @@ class Request:
     start_step: int
     refresh: RefreshPolicy
     predictor: Predictor
+    companion: Predictor | None
 
     @property
     def guided(self) -> bool:

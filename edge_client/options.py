@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from orchestrator.plan import PREDICTORS
+from orchestrator.plan import PREDICTORS, parse_steps
+from orchestrator.refresh import REFRESH_POLICIES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,14 +61,33 @@ PLAN_OPTIONS = (
     click.option("--handoff-step", type=int, help="First step of the edge model; the step count means never."),
     click.option("--warmup-steps", type=int, help="ecdiff: real evaluations at the start (p).  [default: 7 of 50]"),
     click.option(
-        "--skip-interval", type=int, help="ecdiff: extrapolated steps between two real ones (k).  [default: 2]"
+        "--skip-interval",
+        type=int,
+        help="ecdiff: extrapolated steps between two real ones (k), or the most if they vary.  [default: 2 if fixed]",
     ),
     click.option("--smoothing", type=float, help="ecdiff: weight of the gradient (a).  [default: 0.3]"),
     click.option(
         "--predictor", help=f"ecdiff: how a step is extrapolated: {', '.join(PREDICTORS)}.  [default: ecdiff]"
     ),
-    click.option("--refresh", help="ecdiff: when the cloud evaluates: fixed or always.  [default: fixed]"),
-    click.option("--max-cloud-calls", type=int, help="Hard bound on evaluations in the cloud; hands off earlier."),
+    click.option(
+        "--refresh", help=f"ecdiff: when the cloud evaluates: {', '.join(REFRESH_POLICIES)}.  [default: fixed]"
+    ),
+    click.option(
+        "--tolerance",
+        type=float,
+        help="ecdiff: what embedded-error, third-difference and easycache let their measure reach; 0: every step real.",
+    ),
+    click.option(
+        "--real-steps",
+        type=parse_steps,
+        metavar="0,1,4,...",
+        help="ecdiff: the cloud's real steps, for refresh listed.",
+    ),
+    click.option(
+        "--max-cloud-calls",
+        type=int,
+        help="Hard bound on evaluations in the cloud; hands off earlier where it cannot be kept otherwise.",
+    ),
 )
 PICTURE_OPTIONS = (
     click.option(

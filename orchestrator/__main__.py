@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import click
 
-from orchestrator.plan import DEFAULT_NUM_INFERENCE_STEPS, MODES, PlanOptions, make_plan, step_sources
+from orchestrator.plan import (
+    DEFAULT_NUM_INFERENCE_STEPS,
+    MODES,
+    PlanOptions,
+    cloud_calls,
+    make_plan,
+    parse_steps,
+    step_sources,
+)
 from orchestrator.refresh import REFRESH_POLICIES
 from wire.messages import Source
 
@@ -28,19 +37,34 @@ def cli() -> None:
 @click.option("--smoothing", type=float, help="ecdiff: weight of the gradient (a).")
 @click.option("--predictor", type=str, help="ecdiff: how a step is extrapolated.")
 @click.option("--refresh", type=click.Choice(tuple(REFRESH_POLICIES)), help="ecdiff: when the cloud evaluates.")
+@click.option("--tolerance", type=float, help="ecdiff: what a refresh that adapts lets its measure reach.")
+@click.option("--final-steps", type=int, help="ecdiff: real evaluations at the end of the schedule.")
+@click.option(
+    "--real-steps",
+    type=parse_steps,
+    metavar="0,1,4,...",
+    help="ecdiff: the steps that the cloud evaluates, for refresh listed.",
+)
 @click.option("--max-cloud-calls", type=int, help="Hard bound on real evaluations in the cloud.")
-def plan(mode: str, **options: int | float | str | None) -> None:
+def plan(mode: str, **options: Any) -> None:
     """Print what a mode does with each step, as JSON.
 
-    C is an evaluation in the cloud, x an extrapolated step, e a step of the edge model.
+    C is an evaluation in the cloud, x an extrapolated step, e a step of the edge model; ? is C or x, by what the
+    cloud measures at run time. nfe counts the decided ones, cloud_calls bounds the cloud's evaluations.
 
     Example: orchestrator plan --mode ecdiff --num-inference-steps 50
     """
-    made = make_plan(mode, PlanOptions(**options))  # type: ignore[arg-type]
+    made = make_plan(mode, PlanOptions(**options))
     sources = step_sources(made)
-    counts = {source.name.lower(): sources.count(source) for source in Source}
-    letters = "".join(source.letter for source in sources)
-    click.echo(json.dumps({"mode": mode, "plan": asdict(made), "step_sources": letters, "nfe": counts}, indent=1))
+    printed = {
+        "mode": mode,
+        "plan": asdict(made),
+        "step_sources": "".join("?" if source is None else source.letter for source in sources),
+        "nfe": {source.name.lower(): sources.count(source) for source in Source},
+        "decided_at_run_time": sources.count(None),
+        "cloud_calls": dict(zip(("least", "most"), cloud_calls(made), strict=True)),
+    }
+    click.echo(json.dumps(printed, indent=1))
 
 
 def main() -> None:

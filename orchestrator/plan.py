@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from orchestrator.refresh import make_refresh
-from wire.messages import Limits, Plan, Source
+from orchestrator.refresh import REFRESH_POLICIES, least_real_steps, make_refresh
+from wire.messages import MIN_WARMUP_STEPS, Limits, Plan, Source
 
 MODES = ("cloud", "edge", "split", "ecdiff")
 CLOUD_MODES = ("cloud", "split", "ecdiff")
@@ -30,7 +30,9 @@ SPLIT_HANDOFF_RATIO = 0.8
 
 T = TypeVar("T")
 
-_EXTRAPOLATION_OPTIONS = ("warmup_steps", "skip_interval", "smoothing", "predictor", "refresh")
+# Options that say when a step is real; each refresh policy reads some of them.
+_REFRESH_OPTIONS = ("warmup_steps", "skip_interval", "final_steps", "tolerance", "real_steps")
+_EXTRAPOLATION_OPTIONS = (*_REFRESH_OPTIONS, "smoothing", "predictor", "refresh")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,9 @@ class PlanOptions:
     smoothing: float | None = None
     predictor: str | None = None
     refresh: str | None = None
+    tolerance: float | None = None
+    final_steps: int | None = None
+    real_steps: tuple[int, ...] | None = None
     max_cloud_calls: int | None = None
 
 
@@ -55,12 +60,12 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
         options: Explicit values win over the mode's own.
 
     Raises:
-        ValueError: Unknown mode, an option that the mode does not have, a value out of range, or an
-            explicit handoff step that needs more cloud calls than `max_cloud_calls`.
+        ValueError: Unknown mode, an option that the mode, its refresh policy or its predictor does not have, a
+            value out of range, or an explicit handoff step that needs more cloud calls than `max_cloud_calls`.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
-    for name in ("num_inference_steps", "warmup_steps", "skip_interval"):
+    for name in ("num_inference_steps", "warmup_steps", "skip_interval", "final_steps"):
         value = getattr(options, name)
         if value is not None and value > MAX_STEPS:
             raise ValueError(f"{name} must be at most {MAX_STEPS}, not {value}")
@@ -76,8 +81,9 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
         plan = Plan(num_inference_steps=options.num_inference_steps, handoff_step=0)
     else:
         plan = _ecdiff(options)
-    make_refresh(plan)  # knows which names there are
-    return _within_cloud_calls(plan, options)
+    plan = _within_cloud_calls(plan, options)
+    make_refresh(plan)  # refuses what does not fit together
+    return plan
 
 
 def _always(mode: str, options: PlanOptions) -> Plan:
@@ -88,50 +94,87 @@ def _always(mode: str, options: PlanOptions) -> Plan:
 
 
 def _ecdiff(options: PlanOptions) -> Plan:
+    """Return the paper's plan with the user's options; another predictor or refresh brings its own defaults."""
     steps = options.num_inference_steps
     scale = steps / PAPER_STEPS
-
-    predictor = options.predictor or "ecdiff"
-    if predictor not in PREDICTORS:
-        raise ValueError(f"unknown predictor {predictor!r}; choose one of {', '.join(PREDICTORS)}")
 
     def pick(value: T | None, default: T) -> T:
         return default if value is None else value
 
+    predictor = pick(options.predictor, "ecdiff")
+    if predictor not in PREDICTORS:
+        raise ValueError(f"unknown predictor {predictor!r}; choose one of {', '.join(PREDICTORS)}")
+    if options.smoothing is not None and predictor != "ecdiff":
+        raise ValueError(f"smoothing belongs to predictor ecdiff, not to {predictor}")
+    refresh = pick(options.refresh, "fixed" if options.real_steps is None else "listed")
+    if refresh not in REFRESH_POLICIES:
+        raise ValueError(f"unknown refresh {refresh!r}; choose one of {', '.join(REFRESH_POLICIES)}")
+    policy = REFRESH_POLICIES[refresh]
+    for name in _REFRESH_OPTIONS:
+        if getattr(options, name) is not None and name not in policy.reads:
+            readers = ", ".join(each for each, other in REFRESH_POLICIES.items() if name in other.reads)
+            raise ValueError(f"{name} means nothing to refresh {refresh}, only to {readers}")
+    # The paper's warm-up is for 50 steps; that of the others is what their predictors need.
+    warmup_steps = (
+        max(MIN_WARMUP_STEPS, round(PAPER_WARMUP_STEPS * scale)) if refresh == "fixed" else policy.warmup_steps
+    )
     return Plan(
         num_inference_steps=steps,
         handoff_step=pick(options.handoff_step, round(PAPER_HANDOFF_STEP * scale)),
-        refresh=pick(options.refresh, "fixed"),
-        warmup_steps=pick(options.warmup_steps, max(2, round(PAPER_WARMUP_STEPS * scale))),
-        skip_interval=pick(options.skip_interval, PAPER_SKIP_INTERVAL),
+        refresh=refresh,
+        warmup_steps=pick(options.warmup_steps, warmup_steps),
+        skip_interval=pick(options.skip_interval, policy.skip_interval),
         predictor=predictor,
-        smoothing=pick(options.smoothing, PAPER_SMOOTHING),
+        smoothing=pick(options.smoothing, PAPER_SMOOTHING) if predictor == "ecdiff" else 0.0,
+        tolerance=pick(options.tolerance, policy.tolerance),
+        final_steps=pick(options.final_steps, policy.final_steps),
+        real_steps=pick(options.real_steps, ()),
     )
 
 
 def _within_cloud_calls(plan: Plan, options: PlanOptions) -> Plan:
-    """Hand off before the first real evaluation that the bound forbids."""
+    """Hand off before the first real evaluation that the bound forbids, wherever the user fixed no handoff step.
+
+    With a policy that adapts: where the longest intervals that it may leave need one call too many.
+    """
     bound = options.max_cloud_calls
     if bound is None:
         return plan
     if bound < 0:
         raise ValueError(f"max_cloud_calls must not be negative, not {bound}")
-    real_steps = [i for i, source in enumerate(step_sources(plan)) if source is Source.CLOUD]
-    if len(real_steps) <= bound:
-        return plan
-    if options.handoff_step is not None:
-        raise ValueError(
-            f"handoff_step {plan.handoff_step} needs {len(real_steps)} cloud calls but max_cloud_calls is {bound}: "
-            "lower the handoff step or raise the bound"
-        )
-    return replace(plan, handoff_step=real_steps[bound])
+    real_steps = least_real_steps(plan)
+    if options.handoff_step is None and len(real_steps) > bound:
+        plan = replace(plan, handoff_step=real_steps[bound])
+    # A number that any field can hold; more calls than steps there cannot be.
+    return replace(plan, max_cloud_calls=min(bound, plan.num_inference_steps))
 
 
-def step_sources(plan: Plan) -> list[Source]:
-    """Return the source of every step, as far as the plan alone decides it."""
+def step_sources(plan: Plan) -> list[Source | None]:
+    """Return the source of every step; None where the cloud decides at run time."""
     refresh = make_refresh(plan)
-    cloud = [refresh.decide(step_index) for step_index in range(plan.handoff_step)]
-    return cloud + [Source.EDGE] * (plan.num_inference_steps - plan.handoff_step)
+    cloud = [refresh.foresee(step_index) for step_index in range(plan.handoff_step)]
+    return [*cloud, *[Source.EDGE] * (plan.num_inference_steps - plan.handoff_step)]
+
+
+def cloud_calls(plan: Plan) -> tuple[int, int]:
+    """Return how many evaluations in the cloud a plan makes at least and at most; one number where it decides alone."""
+    sources = step_sources(plan)
+    most = sources.count(Source.CLOUD) + sources.count(None)
+    if plan.max_cloud_calls is not None:
+        most = min(most, plan.max_cloud_calls)
+    return len(least_real_steps(plan)), most
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """Read a list of steps, such as `0,1,4`.
+
+    Raises:
+        ValueError: Unless the text is whole numbers with commas between.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"steps must be whole numbers with commas between, such as 0,1,4, not {text[:80]!r}")
+    return tuple(int(part) for part in parts)
 
 
 def parse_split(text: str) -> tuple[int, int]:

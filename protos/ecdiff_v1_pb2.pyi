@@ -203,17 +203,32 @@ class Plan(_message.Message):
     SKIP_INTERVAL_FIELD_NUMBER: _builtins.int
     PREDICTOR_FIELD_NUMBER: _builtins.int
     SMOOTHING_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
+    FINAL_STEPS_FIELD_NUMBER: _builtins.int
+    REAL_STEPS_FIELD_NUMBER: _builtins.int
+    MAX_CLOUD_CALLS_FIELD_NUMBER: _builtins.int
     num_inference_steps: _builtins.int
     handoff_step: _builtins.int
     """first step that the edge model runs; num_inference_steps: never"""
     refresh: _builtins.str
-    """name of the refresh policy: always | fixed"""
+    """always | fixed | growing | listed | embedded-error | third-difference | easycache"""
     warmup_steps: _builtins.int
     skip_interval: _builtins.int
+    """extrapolated steps between two real ones: fixed: so many; others: at most"""
     predictor: _builtins.str
     """name of the predictor, one of DescribeResponse.predictors"""
     smoothing: _builtins.float
-    """ecdiff only"""
+    """predictor ecdiff only"""
+    tolerance: _builtins.float
+    """embedded-error, third-difference, easycache only"""
+    final_steps: _builtins.int
+    """real steps at the end of the schedule, where the cloud still leads"""
+    max_cloud_calls: _builtins.int
+    """hard bound on real steps; absent: none"""
+    @_builtins.property
+    def real_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """listed only: the steps to evaluate, rising"""
+
     def __init__(
         self,
         *,
@@ -224,12 +239,18 @@ class Plan(_message.Message):
         skip_interval: _builtins.int = ...,
         predictor: _builtins.str = ...,
         smoothing: _builtins.float = ...,
+        tolerance: _builtins.float = ...,
+        final_steps: _builtins.int = ...,
+        real_steps: _abc.Iterable[_builtins.int] | None = ...,
+        max_cloud_calls: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cloud_calls", b"_max_cloud_calls", "max_cloud_calls", b"max_cloud_calls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handoff_step", b"handoff_step", "num_inference_steps", b"num_inference_steps", "predictor", b"predictor", "refresh", b"refresh", "skip_interval", b"skip_interval", "smoothing", b"smoothing", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cloud_calls", b"_max_cloud_calls", "final_steps", b"final_steps", "handoff_step", b"handoff_step", "max_cloud_calls", b"max_cloud_calls", "num_inference_steps", b"num_inference_steps", "predictor", b"predictor", "real_steps", b"real_steps", "refresh", b"refresh", "skip_interval", b"skip_interval", "smoothing", b"smoothing", "tolerance", b"tolerance", "warmup_steps", b"warmup_steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_cloud_calls: _TypeAlias = _typing.Literal["max_cloud_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_cloud_calls: _TypeAlias = _typing.Literal["_max_cloud_calls", b"_max_cloud_calls"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cloud_calls) -> _WhichOneofReturnType__max_cloud_calls | None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
 

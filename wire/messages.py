@@ -9,8 +9,10 @@ fields. Arrays are numpy: float32, float16 or `ml_dtypes.bfloat16`. Latents and 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 # The command lines take names from here before they know whether there is work: numpy is for the types only.
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PROTOCOL_VERSION = 1
+# A gradient needs two real predictions.
+MIN_WARMUP_STEPS = 2
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -72,11 +76,17 @@ class Plan:
     Attributes:
         num_inference_steps: Steps of the whole trajectory, cloud and edge together.
         handoff_step: First step that the edge model runs, 0-based; `num_inference_steps` means never.
-        refresh: Name of the refresh policy: `always` or `fixed`.
-        warmup_steps: Real evaluations at the start (p of EC-Diff); `fixed` only.
-        skip_interval: Extrapolated steps between two real ones (k of EC-Diff); `fixed` only.
+        refresh: Name of the refresh policy, which says what the next fields mean (`orchestrator.refresh`).
+        warmup_steps: Real evaluations at the start (p of EC-Diff).
+        skip_interval: Extrapolated steps between two real ones (k of EC-Diff): so many with `fixed`, at most
+            so many with a policy that adapts or grows.
         predictor: Name of the predictor, of those that the cloud's description lists.
         smoothing: a of EC-Diff; predictor `ecdiff` only.
+        tolerance: What a policy that adapts lets its measure reach; 0 makes every step real.
+        final_steps: How many of `num_inference_steps` at the end are never extrapolated; behind a handoff they
+            are the edge's.
+        real_steps: `listed` only: the steps to evaluate, rising. Those from the handoff step on are not run.
+        max_cloud_calls: Hard bound on real evaluations up to the handoff; None for none.
     """
 
     num_inference_steps: int
@@ -86,6 +96,10 @@ class Plan:
     skip_interval: int = 0
     predictor: str = "reuse"
     smoothing: float = 0.0
+    tolerance: float = 0.0
+    final_steps: int = 0
+    real_steps: tuple[int, ...] = ()
+    max_cloud_calls: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -95,12 +109,25 @@ class Plan:
                 f"handoff_step must lie in 0..{self.num_inference_steps} "
                 f"(the step count means never), not {self.handoff_step}"
             )
-        if self.warmup_steps < 2:
-            raise ValueError(f"warmup_steps must be at least 2 (a gradient needs two), not {self.warmup_steps}")
-        if self.skip_interval < 0:
-            raise ValueError(f"skip_interval must not be negative, not {self.skip_interval}")
+        if self.warmup_steps < MIN_WARMUP_STEPS:
+            raise ValueError(
+                f"warmup_steps must be at least {MIN_WARMUP_STEPS} (a gradient needs two), not {self.warmup_steps}"
+            )
+        for name in ("skip_interval", "final_steps", "max_cloud_calls"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0.0 <= self.smoothing <= 10.0:
             raise ValueError(f"smoothing must lie in 0..10, not {self.smoothing}")
+        if not 0.0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance must be a number of at least 0, not {self.tolerance}")
+        self._check_real_steps()
+
+    def _check_real_steps(self) -> None:
+        if any(later <= earlier for earlier, later in pairwise(self.real_steps)):
+            raise ValueError("real_steps must rise from step to step")
+        for step in self.real_steps[:1] + self.real_steps[-1:]:
+            if not 0 <= step < self.num_inference_steps:
+                raise ValueError(f"real_steps must lie in 0..{self.num_inference_steps - 1}, not {step}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,6 +218,8 @@ def _decode_open(message: pb.ClientMessage, reader: TensorReader) -> Open:
 
 
 def _decode_plan(message: pb.Plan) -> Plan:
+    num_real_steps = len(message.real_steps)
+    checks.require(num_real_steps <= checks.MAX_STEPS, f"the plan: {num_real_steps} real_steps are too many")
     try:
         return Plan(
             num_inference_steps=message.num_inference_steps,
@@ -227,6 +229,10 @@ def _decode_plan(message: pb.Plan) -> Plan:
             skip_interval=message.skip_interval,
             predictor=checks.text(message.predictor, "predictor", min_chars=1),
             smoothing=message.smoothing,
+            tolerance=message.tolerance,
+            final_steps=message.final_steps,
+            real_steps=tuple(message.real_steps),
+            max_cloud_calls=message.max_cloud_calls if message.HasField("max_cloud_calls") else None,
         )
     except ValueError as error:
         raise InvalidRequest(f"the plan: {error}") from error
