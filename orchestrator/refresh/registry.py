@@ -74,7 +74,7 @@ REFRESH_POLICIES: dict[str, Scheduled | Adaptive] = {
     "fixed": Scheduled(real_steps=fixed, reads=_BOUNDS, skip_interval=2),
     "growing": Scheduled(real_steps=growing, reads=_BOUNDS, warmup_steps=3, skip_interval=8),
     "listed": Scheduled(real_steps=listed, reads=("real_steps",)),
-    "embedded-error": Adaptive(measure="embedded-error", accumulates=True, skip_interval=8, tolerance=0.002),
+    "embedded-error": Adaptive(measure="embedded-error", accumulates=True, skip_interval=8, tolerance=0.005),
     # delta .01 and at most 4 in a row: arXiv 2410.09873
     "third-difference": Adaptive(measure="third-difference", accumulates=False, skip_interval=4, tolerance=0.01),
     # tau 5 %: arXiv 2507.02860

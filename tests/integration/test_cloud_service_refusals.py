@@ -70,6 +70,17 @@ NOISE = np.zeros((1, 4, 16, 16), np.float32)
         ({"scheduler": "heun"}, InvalidRequest, "ddim"),
         ({"plan": Plan(num_inference_steps=4, handoff_step=4, refresh="whim")}, InvalidRequest, "whim"),
         ({"plan": Plan(num_inference_steps=4, handoff_step=4, predictor="crystal")}, InvalidRequest, "crystal"),
+        (
+            {"plan": Plan(num_inference_steps=4, handoff_step=4, tolerance=0.1)},
+            InvalidRequest,
+            "tolerance means nothing",
+        ),
+        ({"plan": Plan(num_inference_steps=4, handoff_step=4, refresh="listed")}, InvalidRequest, "must begin with 0"),
+        (
+            {"plan": Plan(num_inference_steps=4, handoff_step=4, max_cloud_calls=3)},
+            InvalidRequest,
+            "needs 4 cloud calls but max_cloud_calls is 3",
+        ),
         ({"codecs": ()}, InvalidRequest, "codec"),
         ({"start": Noise(noise=NOISE[:, :3])}, InvalidTensor, "shape"),
         ({"start": State(step_index=3, latents=NOISE), "plan": always(4, 2)}, InvalidRequest, "behind"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffusion.predictors import PREDICTORS as REGISTRY
-from orchestrator.plan import PREDICTORS, PlanOptions, make_plan, parse_split, step_sources
+from orchestrator.plan import PREDICTORS, PlanOptions, cloud_calls, make_plan, parse_split, parse_steps, step_sources
 from wire.messages import Plan, Source
 
 
@@ -14,7 +14,7 @@ def test_every_planned_predictor_exists() -> None:
 
 
 def letters(plan: Plan) -> str:
-    return "".join(source.letter for source in step_sources(plan))
+    return "".join("?" if source is None else source.letter for source in step_sources(plan))
 
 
 def test_ecdiff_plan_at_50_steps_is_the_papers() -> None:
@@ -65,7 +65,41 @@ def test_handoff_below_the_warmup_and_zero_smoothing_and_zero_skip_are_legal() -
 def test_max_cloud_calls_hands_off_before_the_call_that_would_exceed_it() -> None:
     plan = make_plan("ecdiff", PlanOptions(max_cloud_calls=10))
     assert letters(plan) == "CCCCCCCxxCxxCxxCxx" + "e" * 32
+    assert (plan.max_cloud_calls, cloud_calls(plan)) == (10, (10, 10))
     assert make_plan("cloud", PlanOptions(max_cloud_calls=0)).handoff_step == 0
+
+
+def test_a_policy_that_adapts_hands_off_where_its_longest_intervals_need_a_call_too_many() -> None:
+    options = {"num_inference_steps": 20, "warmup_steps": 3, "skip_interval": 4, "handoff_step": None}
+    assert letters(make_plan("ecdiff", PlanOptions(**options, refresh="easycache"))) == "CCC" + "?" * 12 + "e" * 5
+    plan = make_plan("ecdiff", PlanOptions(**options, refresh="easycache", max_cloud_calls=4))
+    assert letters(plan) == "CCC" + "?" * 9 + "e" * 8
+    assert (plan.max_cloud_calls, cloud_calls(plan)) == (4, (4, 4))
+
+
+def test_a_budget_below_the_warmup_hands_off_within_it() -> None:
+    for refresh in ("fixed", "growing", "embedded-error", "easycache", "third-difference"):
+        plan = make_plan("ecdiff", PlanOptions(refresh=refresh, warmup_steps=6, max_cloud_calls=3))
+        assert letters(plan) == "CCC" + "e" * 47
+
+
+def test_a_budget_beyond_every_step_is_no_smaller_bound() -> None:
+    assert make_plan("ecdiff", PlanOptions(max_cloud_calls=10**30)).max_cloud_calls == 50
+
+
+def test_listed_steps_choose_their_refresh() -> None:
+    plan = make_plan("ecdiff", PlanOptions(num_inference_steps=10, handoff_step=8, real_steps=(0, 1, 5, 9)))
+    assert plan.refresh == "listed"
+    assert letters(plan) == "CCxxxCxxee"
+    plan = make_plan("ecdiff", PlanOptions(num_inference_steps=10, real_steps=(0, 1, 5), max_cloud_calls=2))
+    assert letters(plan) == "CCxxxeeeee"
+
+
+def test_final_steps_are_those_of_the_schedule_not_of_the_handoff() -> None:
+    options = {"num_inference_steps": 12, "warmup_steps": 2, "skip_interval": 9, "final_steps": 2}
+    assert letters(make_plan("ecdiff", PlanOptions(**options, handoff_step=12))) == "CCxxxxxxxxCC"
+    assert letters(make_plan("ecdiff", PlanOptions(**options, handoff_step=11))) == "CCxxxxxxxxCe"
+    assert letters(make_plan("ecdiff", PlanOptions(**options, handoff_step=9))) == "CCxxxxxxxeee"
 
 
 def test_max_cloud_calls_never_moves_an_explicit_handoff_step() -> None:
@@ -89,6 +123,42 @@ def test_max_cloud_calls_never_moves_an_explicit_handoff_step() -> None:
         ("edge", PlanOptions(num_inference_steps=10**30), "num_inference_steps must be at most 1000"),
         ("ecdiff", PlanOptions(skip_interval=2**31), "skip_interval must be at most 1000"),
         ("cloud", PlanOptions(warmup_steps=3), "warmup_steps belongs to mode ecdiff"),
+        ("split", PlanOptions(tolerance=0.1), "tolerance belongs to mode ecdiff"),
+        (
+            "ecdiff",
+            PlanOptions(tolerance=0.1),
+            "tolerance means nothing to refresh fixed, only to embedded-error, third-",
+        ),
+        (
+            "ecdiff",
+            PlanOptions(refresh="easycache", tolerance=-0.1),
+            "tolerance must be a number of at least 0, not -0.1",
+        ),
+        ("ecdiff", PlanOptions(refresh="easycache", tolerance=float("nan")), "tolerance must be a number"),
+        ("ecdiff", PlanOptions(refresh="always", skip_interval=3), "skip_interval means nothing to refresh always"),
+        ("ecdiff", PlanOptions(refresh="listed", warmup_steps=3), "warmup_steps means nothing to refresh listed"),
+        (
+            "ecdiff",
+            PlanOptions(refresh="fixed", real_steps=(0, 1)),
+            "real_steps means nothing to refresh fixed, only to l",
+        ),
+        (
+            "ecdiff",
+            PlanOptions(refresh="listed"),
+            "real_steps of refresh listed must begin with 0 and 1, not with nothing",
+        ),
+        ("ecdiff", PlanOptions(real_steps=(0, 1, 50)), r"real_steps must lie in 0\.\.49, not 50"),
+        ("ecdiff", PlanOptions(real_steps=(0, 1, 4, 3)), "real_steps must rise"),
+        (
+            "ecdiff",
+            PlanOptions(predictor="linear", smoothing=0.3),
+            "smoothing belongs to predictor ecdiff, not to linear",
+        ),
+        (
+            "ecdiff",
+            PlanOptions(refresh="easycache", handoff_step=50, max_cloud_calls=5),
+            "handoff_step 50 needs 9 cloud calls but max_cloud_calls is 5",
+        ),
         ("edge", PlanOptions(handoff_step=3), "mode edge has no handoff"),
         ("cloud", PlanOptions(max_cloud_calls=-1), "max_cloud_calls must not be negative"),
     ],
@@ -101,6 +171,13 @@ def test_what_does_not_fit_is_refused_with_its_value(mode: str, options: PlanOpt
 def test_split_is_read_as_hybrid_sd_writes_it() -> None:
     assert parse_split("40,10") == (40, 10)
     assert parse_split("0, 5") == (0, 5)
+
+
+def test_steps_are_read_from_a_list() -> None:
+    assert parse_steps("0,1, 5") == (0, 1, 5)
+    for text in ("", "0,,1", "-1", "0;1", "x"):
+        with pytest.raises(ValueError, match="steps must be whole numbers with commas between"):
+            parse_steps(text)
 
 
 @pytest.mark.parametrize("text", ["40", "40,", "a,b", "-1,5", "0,0", "1,2,3", ""])

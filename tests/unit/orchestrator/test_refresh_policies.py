@@ -6,7 +6,7 @@ import math
 from itertools import groupby
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion.measures import MEASURES
@@ -49,6 +49,7 @@ def bounded_plans(draw: st.DrawFn, names: list[str]) -> tuple[Plan, int]:
     return Plan(**{**vars(plan), "max_cloud_calls": budget}), start_step
 
 
+@settings(max_examples=60, deadline=None)
 @given(bounded_plans(BOUNDED), st.lists(NUMBERS, min_size=60, max_size=60))
 def test_bounds_hold_whatever_is_measured(case: tuple[Plan, int], measured: list[float | None]) -> None:
     plan, start_step = case
@@ -62,6 +63,7 @@ def test_bounds_hold_whatever_is_measured(case: tuple[Plan, int], measured: list
     assert letters.count("C") >= len(least_real_steps(plan, start_step=start_step))
 
 
+@settings(max_examples=60, deadline=None)
 @given(bounded_plans(BOUNDED), st.lists(NUMBERS, min_size=60, max_size=60))
 def test_a_policy_decides_the_same_again_and_no_generation_hears_of_another(
     case: tuple[Plan, int], measured: list[float | None]
@@ -76,6 +78,7 @@ def test_a_policy_decides_the_same_again_and_no_generation_hears_of_another(
     assert all(first is second for first, second in taken)
 
 
+@settings(max_examples=60, deadline=None)
 @given(bounded_plans(BOUNDED), st.lists(NUMBERS, min_size=60, max_size=60))
 def test_what_the_plan_foresees_comes_true(case: tuple[Plan, int], measured: list[float | None]) -> None:
     plan, start_step = case

@@ -52,6 +52,33 @@ def test_the_samples_cover_every_kind_and_every_field():
     assert told == {field.name for field in pb.Open.DESCRIPTOR.fields} - {"stream_latents", "credit"}
 
 
+def test_the_samples_cover_every_field_of_a_plan():
+    told = {field.name for field, _ in encoded().open.plan.ListFields()}
+    assert told == {field.name for field in pb.Plan.DESCRIPTOR.fields} == set(vars(PLAN))
+
+
+def test_a_plan_without_a_budget_has_none_after_the_journey():
+    plan = dataclasses.replace(PLAN, max_cloud_calls=None)
+    assert decode(encoded(dataclasses.replace(OPEN, plan=plan))).plan.max_cloud_calls is None
+
+
+@pytest.mark.parametrize(
+    ("real_steps", "text"),
+    [
+        ([0, 1, 1], "the plan: real_steps must rise from step to step"),
+        ([0, 2, 1], "the plan: real_steps must rise from step to step"),
+        ([0, 1, 50], r"the plan: real_steps must lie in 0\.\.49, not 50"),
+        ([2**32 - 1], "the plan: real_steps must lie in"),
+        (range(1001), "the plan: 1001 real_steps are too many"),
+    ],
+)
+def test_listed_steps_of_a_client_are_checked(real_steps, text):
+    message = encoded()
+    message.open.plan.real_steps[:] = real_steps
+    with pytest.raises(InvalidRequest, match=text):
+        decode(message)
+
+
 def test_defaults_survive_the_journey():
     message = Open(request_id="r", conditioning=PromptText(prompt=""), start=Seed(seed=0), plan=PLAN)
     assert decode(encoded(message)) == message
@@ -165,6 +192,9 @@ def test_an_offer_without_a_codec_is_refused(codecs, text):
         ({"plan__warmup_steps": 1}, "the plan: warmup_steps must be at least 2"),
         ({"plan__smoothing": math.nan}, "the plan: smoothing must lie in"),
         ({"plan__smoothing": -0.1}, "the plan: smoothing must lie in"),
+        ({"plan__tolerance": math.nan}, "the plan: tolerance must be a number of at least 0, not nan"),
+        ({"plan__tolerance": math.inf}, "the plan: tolerance must be a number of at least 0, not inf"),
+        ({"plan__tolerance": -1.0}, "the plan: tolerance must be a number of at least 0, not -1.0"),
         ({"plan__refresh": ""}, "refresh must have"),
         ({"plan__predictor": "x" * 257}, "predictor must have"),
     ],

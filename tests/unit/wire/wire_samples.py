@@ -78,6 +78,10 @@ PLAN = Plan(
     skip_interval=2,
     predictor="ecdiff",
     smoothing=0.5,
+    tolerance=0.25,
+    final_steps=2,
+    real_steps=(0, 1, 49),
+    max_cloud_calls=0,
 )
 MODEL = ModelDescription(
     name="icons-large",
