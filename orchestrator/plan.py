@@ -128,7 +128,7 @@ def _ecdiff(options: PlanOptions) -> Plan:
         smoothing=pick(options.smoothing, PAPER_SMOOTHING) if predictor == "ecdiff" else 0.0,
         tolerance=pick(options.tolerance, policy.tolerance),
         final_steps=pick(options.final_steps, policy.final_steps),
-        real_steps=pick(options.real_steps, ()),
+        real_steps=tuple(pick(options.real_steps, ())),
     )
 
 
