@@ -15,9 +15,10 @@ class AdaptiveRefresh:
     - `warmup_steps` from the start (a resumed trajectory's own) and `final_steps` at the end of the schedule are real.
     - At most `skip_interval` steps in a row are extrapolated. With a tolerance that never triggers this leaves
       `fixed` with that interval.
-    - At most `max_cloud_calls` steps are real. A call is made only if those left still reach the handoff step within
-      the other bounds; where they would not, the tolerance gives way. So the budget moves no handoff at run time;
-      `make_refresh` refuses one that cannot reach it.
+    - At most `max_cloud_calls` steps are real. No call comes sooner after the one before than if all that are left were
+      spread evenly up to the handoff or the final steps; until then the tolerance gives way. Calls that were not needed
+      let later ones come sooner. So the budget moves no handoff at run time; `make_refresh` refuses one that cannot
+      reach it at the longest intervals.
 
     Args:
         plan: Bounds and tolerance.
@@ -60,8 +61,8 @@ class AdaptiveRefresh:
         return not self._sum < self._tolerance  # NaN is not below
 
     def _affords(self, step_index: int) -> bool:
-        """Whether a call here leaves as many as the rest needs at the longest intervals."""
+        """Whether this step is at least as far from the last real one as an even spread of the calls left puts it."""
         free_end = min(self._handoff_step, self._final_step)
-        num_free = max(0, free_end - step_index - 1)
-        num_final = max(0, self._handoff_step - max(self._final_step, step_index + 1))
-        return self._calls_left - 1 >= num_free // (self._max_in_a_row + 1) + num_final
+        num_calls = self._calls_left - max(0, self._handoff_step - self._final_step)
+        distance = self._in_a_row + 1
+        return distance * (num_calls + 1) >= free_end - step_index + distance

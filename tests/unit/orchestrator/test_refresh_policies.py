@@ -129,11 +129,12 @@ def test_the_third_difference_stands_alone() -> None:
     assert run(adaptive("third-difference", 0.01), [0.009] * 12) == "CCxxxxxCxxxx"
 
 
-def test_a_budget_is_spent_where_it_triggers_and_kept_for_the_longest_intervals() -> None:
-    # One step in six has to be real after the warm-up; the calls beyond that go first.
-    assert run(adaptive("easycache", 0.0, max_cloud_calls=3), [1.0] * 12) == "CCxxxxCxxxxx"
-    assert run(adaptive("easycache", 0.0, max_cloud_calls=5), [1.0] * 12) == "CCCCxxCxxxxx"
-    assert run(adaptive("easycache", 0.0, max_cloud_calls=5, final_steps=1), [1.0] * 12) == "CCCxxCxxxxxC"
+def test_a_budget_is_paced_and_calls_saved_can_be_spent_later() -> None:
+    assert run(adaptive("easycache", 0.0, max_cloud_calls=3), [1.0] * 12) == "CCxxxxxCxxxx"
+    assert run(adaptive("easycache", 0.0, max_cloud_calls=5), [1.0] * 12) == "CCxxCxxCxxCx"
+    assert run(adaptive("easycache", 0.0, max_cloud_calls=5, final_steps=1), [1.0] * 12) == "CCxxxCxxCxxC"
+    calm_first = [0.0] * 7 + [1.0] * 5
+    assert run(adaptive("easycache", 1.0, max_cloud_calls=6), calm_first) == "CCxxxxxCxCCC"
 
 
 def test_growing_distances_are_spectrums() -> None:
