@@ -25,9 +25,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,train]'
 	@touch $@
 
-demo: setup  ## one prompt in every mode through the real services: out/demo/compare.png and report.json
+demo: setup  ## three prompts in every mode through the real services: out/demo/compare.png and report.json
 	@mkdir -p out/demo
-	$(BIN)/edge-client compare "red apple, fluent style" --seed 3 -o out/demo/compare.png --report out/demo/report.json
+	$(BIN)/edge-client compare "red apple, fluent style" "tiger face, flat style" "spiral shell, blob style" \
+	  --seed 3 -o out/demo/compare.png --report out/demo/report.json
 
 test: setup  ## the tests that CI runs: CPU only, offline, a few minutes
 	$(BIN)/python -m pytest -q

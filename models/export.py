@@ -53,24 +53,29 @@ def export_pair(out_dir: Path, pair_dir: Path) -> None:
 def describe_pair(pair_dir: Path) -> str:
     """Describe both UNets: parameters, and the median milliseconds of a guided step on the CPU."""
     num_parameters = {name: _load_unet(pair_dir, name).num_parameters() for name in MODELS}
-    step_ms = step_milliseconds(pair_dir)
+    step_ms = step_milliseconds(pair_dir, num_threads=1)
     lines = [f"{name}: {num_parameters[name]:,} parameters, {step_ms[name]:.1f} ms a step" for name in MODELS]
     lines.append(
         f"cloud / edge: {num_parameters['cloud'] / num_parameters['edge']:.1f} times the parameters, "
-        f"{step_ms['cloud'] / step_ms['edge']:.1f} times the time (guided, {torch.get_num_threads()} threads)"
+        f"{step_ms['cloud'] / step_ms['edge']:.1f} times the time (guided step, one thread)"
     )
     num_bytes = sum(path.stat().st_size for path in pair_dir.rglob("*") if path.is_file() and not path.is_symlink())
     lines.append(f"{num_bytes / 1e6:.1f} MB in {pair_dir}")
     return "\n".join(lines)
 
 
-def step_milliseconds(pair_dir: Path, *, batch_size: int = 1, num_rounds: int = 30) -> dict[str, float]:
+def step_milliseconds(
+    pair_dir: Path, *, num_threads: int, batch_size: int = 1, num_rounds: int = 60
+) -> dict[str, float]:
     """Return the median milliseconds of a guided step of both models on the CPU, `2 * batch_size` rows."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
     unets = {name: _load_unet(pair_dir, name) for name in MODELS}
     seconds: dict[str, list[float]] = {name: [] for name in unets}
     for _ in range(num_rounds):  # in turns, so that a busy moment of the machine hits both
         for name, unet in unets.items():
             seconds[name].append(_step_seconds(unet, num_rows=2 * batch_size))
+    torch.set_num_threads(threads_before)
     return {name: 1000 * median(times[num_rounds // 10 :]) for name, times in seconds.items()}
 
 
@@ -78,7 +83,7 @@ def _load_unet(pair_dir: Path, name: str) -> UNet2DConditionModel:
     return UNet2DConditionModel.from_pretrained(pair_dir / name / "unet").float().eval()
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _step_seconds(unet: UNet2DConditionModel, *, num_rows: int) -> float:
     size = unet.config.sample_size
     latents = torch.randn(num_rows, unet.config.in_channels, size, size)
