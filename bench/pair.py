@@ -70,7 +70,6 @@ def main(
     known = icons.select(groups=None if groups == "all" else tuple(groups.split(",")))
     settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     results: dict[str, Any] = {"settings": settings, "splits": {}}
-    # First, while the process is fresh: after minutes of large batches a small step took three times as long here.
     results["step_ms"] = [
         {"threads": threads, "batch": batch, **step_milliseconds(pair_dir, num_threads=threads, batch_size=batch)}
         for threads in sorted({1, torch.get_num_threads()})
