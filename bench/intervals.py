@@ -26,6 +26,7 @@ def kernel_distance(
 
     The unbiased squared maximum mean discrepancy under the kernel (x.y / F + 1)^3 (Binkowski et al. 2018,
     arXiv 1801.01401, section 4), so 0 on average for two draws from one distribution and possibly below it for one.
+    Where a set is no larger than a subset, every subset is the whole of it and the deviation is the other set's alone.
 
     Args:
         first: `[N, F]`, float64.

@@ -28,6 +28,7 @@ class Scorer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         vocab_size: Of the tokenizer.
         channels: Widths of the image encoder, each level half the size of the one before.
         embed_dim: Size of the common space.
+        eos_token_id: Of the tokenizer; the text's features are taken there.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -103,13 +104,19 @@ class Judge:
             wanted: Index into `icons` of what each should show.
 
         Returns:
-            The rank of the wanted caption of each picture, from 0, and the index of the best caption.
+            The rank of the wanted caption of each picture, from 0 (a tie counts against it), and the index of the
+            best caption.
+
+        Raises:
+            ValueError: If a picture is not finite.
         """
+        if not bool(torch.isfinite(pictures).all()):
+            raise ValueError("the pictures hold values that are not finite")
         embeds = torch.cat([self.scorer.embed_pictures(part.to(self.device)).cpu() for part in pictures.split(256)])
         similarities = embeds @ self._captions.T
         similarities = similarities.masked_fill(~self._same_style[wanted], -torch.inf)
         own = similarities.gather(1, torch.tensor(wanted)[:, None])
-        return (similarities > own).sum(1).tolist(), similarities.argmax(1).tolist()
+        return ((similarities >= own).sum(1) - 1).tolist(), similarities.argmax(1).tolist()
 
     @torch.inference_mode()
     def features(self, pictures: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class Stage:
             groups=None if groups == "all" else _words("--groups", groups, set(every_icon.groups)),
         )
         # Every CPU runs bfloat16, but only those that multiply it natively gain.
-        native = torch.cpu._is_avx512_bf16_supported() if options["device"] == "cpu" else True
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # not in every release
+        native = options["device"] == "cuda" or supported()
         config = LoopConfig(stage=name, bfloat16=native, **options, **settings)
         config.out_dir.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
@@ -95,8 +96,8 @@ def stage_options(function: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", "out_dir", type=click.Path(path_type=Path), default=OUT_DIR, help="Working folder."),
         click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True),
         click.option("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice."),
-        click.option("--minutes", type=float, help="Budget in minutes, over all resumed runs."),
-        click.option("--steps", "num_steps", type=int, help="Budget in optimiser steps, instead of --minutes."),
+        click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Budget, over all resumed runs."),
+        click.option("--steps", "num_steps", type=click.IntRange(1), help="Optimiser steps, instead of --minutes."),
         click.option("--batch-size", type=int, default=64, show_default=True),
         click.option("--learning-rate", type=float, default=6e-4, show_default=True),
         click.option("--styles", default=",".join(DEFAULT_STYLES), help="Icon sets.", show_default=True),
@@ -152,11 +153,17 @@ def autoencoder(**options: Any) -> None:
 
 @main.command()
 @stage_options
-@click.option("--text-share", type=float, default=1.0, help="Share of the budget that the text encoder learns for.")
+@click.option(
+    "--text-share",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    help="Share of the budget that the text encoder learns for.",
+)
 def cloud(text_share: float, **options: Any) -> None:
     """Train the text encoder and the cloud UNet together.
 
     With --text-share below 1 the text encoder stands still from then on, and the edge can start beside the rest.
+    A larger budget in a later run lets it learn again: then train the edge anew.
     """
     stage = Stage.start("cloud", options, learning_share={"text_encoder": text_share})
     tokenizer = stage.tokenizer()

@@ -3,12 +3,14 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from models.autoencoder import make_autoencoder
 from models.captions import caption_corpus
 from models.data import Icons
 from models.loop import LoopConfig, Trainer
 from models.scorer import Judge, Scorer, augment, load_scorer
-from models.tasks import ScorerTask, as_tensor
-from models.text import train_tokenizer
+from models.tasks import DecoderTask, DenoiserTask, ScorerTask, as_tensor
+from models.text import make_text_encoder, train_tokenizer
+from models.unets import make_edge_unet
 
 NAMES = ("red square", "green square", "blue square", "black square")
 
@@ -66,6 +68,29 @@ def test_a_picture_of_something_else_is_not_given_the_wanted_name(
     assert ranks[0] > 0
     assert icons.names[best[0]] == "blue square"
     assert icons.styles[best[0]] == "flat"  # only the wanted style is chosen among
+
+
+def test_no_stage_trains_on_a_held_out_picture(icons: Icons, tokenizer: CLIPTokenizer) -> None:
+    task = ScorerTask(Scorer(len(tokenizer), channels=(16, 16, 32)), tokenizer, icons, device="cpu")
+    assert len(task.pictures) == len(task.tokens) == 7
+    vae = make_autoencoder(as_tensor(icons), decoder_channels=8)
+    assert len(DecoderTask(vae, icons, device="cpu").pictures) == 7
+    denoiser = DenoiserTask(
+        "edge_unet",
+        make_edge_unet(latents_size=4),
+        make_text_encoder(tokenizer, num_layers=1),
+        tokenizer,
+        vae,
+        icons,
+        train_text=False,
+        device="cpu",
+    )
+    assert denoiser.trained.tolist() == list(range(7))
+
+
+def test_pictures_that_are_not_finite_are_refused(scorer: Scorer, icons: Icons, tokenizer: CLIPTokenizer) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        Judge(scorer, tokenizer, icons).best(torch.full((1, 3, 32, 32), torch.nan), [0])
 
 
 def test_augmented_pictures_stay_in_range_on_white_and_depend_on_the_generator_alone(icons: Icons) -> None:
