@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
+
+from edge_client import interrupts
 
 
 def main() -> None:
@@ -14,7 +15,7 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         # SIGTERM leaves as Ctrl-C does: with the terminal, sessions and processes put in order.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        interrupts.install()
         from edge_client.cli import run
 
         exit_code = run()

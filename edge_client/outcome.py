@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edge_client import interrupts
+
 T = TypeVar("T")
 # How torch says it: a RuntimeError with one of these in its text.
 OUT_OF_MEMORY_SIGNS = ("out of memory", "[enforce fail at alloc", "can't allocate memory", "DefaultCPUAllocator")
@@ -44,6 +46,9 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
             loop.add_signal_handler(number, task.cancel)
         return await task
 
+    if interrupts.noted():
+        work.close()
+        raise Interrupted
     # A call that is cancelled because we are leaving is no news.
     logging.getLogger("grpc").setLevel(logging.CRITICAL)
     handler = signal.getsignal(signal.SIGTERM)

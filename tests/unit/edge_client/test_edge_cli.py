@@ -156,3 +156,23 @@ def test_interrupt_while_torch_is_imported_ends_at_once(number: signal.Signals, 
     assert process.returncode == INTERRUPTED
     assert errors == "error: interrupted\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_that_a_library_swallows_still_ends_the_command(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+from edge_client import interrupts
+interrupts.install()
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass
+sys.unraisablehook = lambda found: None
+del [Callback()][0]
+from edge_client.__main__ import main
+sys.argv = ["edge-client", "generate", "x", "--mode", "edge", "-o", {str(tmp_path / "out.png")!r}]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
