@@ -25,11 +25,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.in_process import InProcessPair
 from bench.machine import RESULTS, facts, write_results
 from diffusion.loading import load_model
+from diffusion.model import Model
 from edge_client import EdgeClient
 from models import bundled_pair
+from orchestrator.in_process import InProcessPair
 from orchestrator.plan import PlanOptions, make_plan
 
 MODES = ("cloud", "ecdiff")
@@ -57,7 +58,7 @@ def main(repeats: int, output: Path) -> None:
 async def measure(repeats: int) -> dict[str, Any]:
     """Return the seconds of every run, by mode and path."""
     paths = bundled_pair()
-    pair = InProcessPair(cloud=load_model(str(paths.cloud)), edge=load_model(str(paths.edge)))
+    models = load_model(str(paths.cloud)), load_model(str(paths.edge))
     console = Console(stderr=True)
     results: dict[str, Any] = {"repeats": repeats, "bound_ratio": BOUND_RATIO, "modes": {}}
     async with EdgeClient() as client:
@@ -65,17 +66,18 @@ async def measure(repeats: int) -> dict[str, Any]:
             runs = []
             for repeat in range(repeats + 1):  # the first one warms both paths up
                 console.print(f"{mode}: run {repeat} of {repeats}", highlight=False)
-                runs.append(await _run_both(client, pair, mode, seed=repeat))
+                runs.append(await _run_both(client, models, mode, seed=repeat))
             results["modes"][mode] = _summary(runs[1:])
     return results
 
 
-async def _run_both(client: EdgeClient, pair: InProcessPair, mode: str, seed: int) -> dict[str, Any]:
+async def _run_both(client: EdgeClient, models: tuple[Model, Model], mode: str, seed: int) -> dict[str, Any]:
     guidance_scale = client.default_guidance_scale
 
     def in_process() -> tuple[float, np.ndarray[Any, Any]]:
         started = time.perf_counter()
-        latents = pair.generate(make_plan(mode, PlanOptions()), PROMPT, seed=seed, guidance_scale=guidance_scale)
+        pair = InProcessPair(*models, [PROMPT], [seed], guidance_scale=guidance_scale)
+        latents = pair.generate(make_plan(mode, PlanOptions())).latents
         pair.edge.decode(latents)
         return time.perf_counter() - started, latents.numpy()
 

@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.in_process import InProcessPair
 from bench.intervals import kernel_distance, share_interval
 from bench.machine import RESULTS, facts, write_results
 from diffusion.loading import load_model
@@ -40,6 +39,7 @@ from models.export import step_milliseconds
 from models.scorer import Judge, load_scorer
 from models.sheets import generate, images_to_tensor, to_images
 from models.tasks import as_tensor
+from orchestrator.in_process import InProcessPair
 from orchestrator.plan import PlanOptions, make_plan
 
 SPLITS = ("trained", "held-out")
@@ -197,7 +197,7 @@ def _draw_sheet(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pair = InProcessPair(cloud=load_model(str(pair_dir / "cloud")), edge=load_model(str(pair_dir / "edge")))
+    cloud, edge = load_model(str(pair_dir / "cloud")), load_model(str(pair_dir / "edge"))
     steps = settings["num_inference_steps"]
     plan = make_plan("ecdiff", PlanOptions(num_inference_steps=steps))
     names = ("real", "cloud", f"ecdiff, handoff\nat {plan.handoff_step} of {steps}", "edge")
@@ -205,12 +205,9 @@ def _draw_sheet(
     for split, (asked, pictures) in shown.items():
         count = min(SHEET_COLUMNS, len(asked))
         captions = [plain_caption(asked, i) for i in range(count)]
-        hybrid = [
-            pair.edge.decode(
-                pair.generate(plan, caption, seed=settings["seed"] + i, guidance_scale=settings["guidance_scale"])
-            )[0]
-            for i, caption in enumerate(captions)
-        ]
+        seeds = [settings["seed"] + i for i in range(count)]
+        pair = InProcessPair(cloud, edge, captions, seeds, guidance_scale=settings["guidance_scale"])
+        hybrid = list(edge.decode(pair.generate(plan).latents))
         rows = [to_images(pictures["real"][:count]), to_images(pictures["cloud"][:count]), hybrid]
         blocks.append((split, captions, [*rows, to_images(pictures["edge"][:count])]))
     figure, axes = pyplot.subplots(

@@ -10,6 +10,12 @@ PROMPT_FORM = "{name}, {style} style"
 """What the pair was trained to understand, such as `red apple, fluent style`."""
 
 PAIR_DIR = Path(__file__).resolve().parent / "pair"
+PROMPTS_DIR = PAIR_DIR.parent / "prompts"
+"""Captions, one a line: `search.txt` to choose plans with, `report.txt` to measure them with, both of combinations the
+pair was trained on; `held_out.txt` of those it was not."""
+
+PLANS_DIR = PAIR_DIR.parent / "plans"
+"""Plan files of the bundled pair, `SCHEDULER-STEPS.json`."""
 
 
 class ModelPair(NamedTuple):
@@ -17,6 +23,11 @@ class ModelPair(NamedTuple):
 
     cloud: Path
     edge: Path
+
+
+def read_prompts(name: str) -> list[str]:
+    """Return the captions of one of the bundled lists: `search`, `report` or `held_out`."""
+    return (PROMPTS_DIR / f"{name}.txt").read_text().splitlines()
 
 
 def bundled_pair() -> ModelPair:

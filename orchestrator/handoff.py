@@ -1,15 +1,18 @@
 """Handoff: at which step the edge model takes over.
 
 The edge asks its policy after every step of the cloud that it hears of. `FixedHandoff` keeps to the plan (the
-cloud stops there by itself); a policy that measures agreement returns a reason earlier and the edge then
-sends `HandOff`. Policies are pure: numbers in, reason or None out.
+cloud stops there by itself); `AgreementHandoff` and the deadline return a reason earlier, and the edge then sends
+`HandOff`. Policies are pure: numbers in, reason or None out.
 """
 
 from __future__ import annotations
 
 import enum
+import math
+from collections.abc import Callable
 from typing import Protocol
 
+from orchestrator.edge_plan import Agreement
 from wire.messages import Plan
 
 
@@ -42,3 +45,72 @@ class FixedHandoff:
     def decide(self, next_step: int) -> HandoffReason | None:
         """Return `PLAN` from the plan's handoff step on."""
         return HandoffReason.PLAN if next_step >= self._handoff_step else None
+
+
+class AgreementHandoff:
+    """Hand off as soon as the error to expect of what remains is within the tolerance, for this prompt.
+
+    The search measured that error for the prompts that it had. How much harder this prompt is than those is what the
+    shadow measures: the ratio of its disagreement with the cloud, summed over the steps seen so far, to theirs. The
+    error to expect is theirs times that ratio. A dip of the disagreement is no reason by itself: the curve that is
+    scaled is the one of the whole tail.
+
+    The bound is the plan's handoff step: there the cloud stops, whatever was measured. A tolerance of 0 is never
+    reached, nor is one before anything finite was measured.
+
+    Args:
+        agreement: Curves and tolerance.
+        plan: What the cloud was told; its handoff step is the bound.
+    """
+
+    def __init__(self, agreement: Agreement, plan: Plan) -> None:
+        self._agreement = agreement
+        self._bound = plan.handoff_step
+        self._measured = 0.0
+        self._expected = 0.0
+
+    def observe(self, step_index: int, disagreement: float) -> None:
+        """Take q as measured at a real step; what is not finite is left out."""
+        if math.isfinite(disagreement):
+            self._measured += disagreement
+            self._expected += self._agreement.disagreement[step_index]
+
+    @property
+    def scale(self) -> float | None:
+        """This prompt's disagreement over that of the search prompts; None before the first measurement."""
+        return self._measured / self._expected if self._expected > 0.0 else None
+
+    def expected_error(self, next_step: int) -> float | None:
+        """Return the error of the final latents to expect if the edge takes over before `next_step`."""
+        return None if self.scale is None else self.scale * self._agreement.tail_error[next_step]
+
+    def decide(self, next_step: int) -> HandoffReason | None:
+        """Return `AGREEMENT` where the expected error is within the tolerance, `PLAN` at the bound."""
+        if next_step >= self._bound:
+            return HandoffReason.PLAN
+        expected = self.expected_error(next_step)
+        return HandoffReason.AGREEMENT if expected is not None and expected < self._agreement.tolerance else None
+
+
+class DeadlineHandoff:
+    """Hand off when the time left is only just what the edge needs for the rest; else as another policy says.
+
+    Args:
+        policy: Decides while there is time.
+        seconds_left: Until the deadline, asked anew each time.
+        seconds_needed: What the edge needs from a step to the picture.
+    """
+
+    def __init__(
+        self, policy: HandoffPolicy, *, seconds_left: Callable[[], float], seconds_needed: Callable[[int], float]
+    ) -> None:
+        self._policy = policy
+        self._seconds_left = seconds_left
+        self._seconds_needed = seconds_needed
+
+    def decide(self, next_step: int) -> HandoffReason | None:
+        """Return the other policy's reason, else `DEADLINE` when it is time."""
+        reason = self._policy.decide(next_step)
+        if reason is None and self._seconds_left() <= self._seconds_needed(next_step):
+            return HandoffReason.DEADLINE
+        return reason

@@ -6,13 +6,13 @@ import pytest
 import torch
 from cloud_harness import Stream, letters, open_channel, opening, running_cloud
 
-from bench.in_process import InProcessPair
 from diffusion.loading import load_model
 from diffusion.trajectory import StepResult
 from edge_client import EdgeClient
 from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, RunEdge
 from harness.reference import CLOUD_MODEL, EDGE_MODEL, TOLERANCE, distance
+from orchestrator.in_process import InProcessPair
 from orchestrator.plan import PlanOptions
 from wire.errors import ModelError
 from wire.messages import Close, Plan, State
@@ -31,7 +31,8 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def both() -> InProcessPair:
-    return InProcessPair(cloud=load_model(CLOUD_MODEL, device="cpu"), edge=load_model(EDGE_MODEL, device="cpu"))
+    models = load_model(CLOUD_MODEL, device="cpu"), load_model(EDGE_MODEL, device="cpu")
+    return InProcessPair(*models, ["a cat"], [5], guidance_scale=2.0)
 
 
 def a_request(refresh: str, **options: object) -> GenerationRequest:
@@ -49,10 +50,10 @@ def a_request(refresh: str, **options: object) -> GenerationRequest:
 async def test_the_cloud_decides_as_one_process_does(client: EdgeClient, both: InProcessPair, refresh: str) -> None:
     request = a_request(refresh)
     results: list[StepResult] = []
-    latents = both.generate(request.plan, "a cat", seed=5, guidance_scale=2.0, on_step=results.append)
+    latents = both.generate(request.plan, on_step=results.append).latents
     result = await client.run(request)
     report = result.report
-    sources = "".join("C" if step.evaluated else "x" for step in results)
+    sources = "".join("C" if step.evaluated else "x" for step in results[:HANDOFF_STEP])
     assert report["step_sources"] == sources + "e" * (STEPS - HANDOFF_STEP)
     assert set(sources) == {"C", "x"}
     assert report["nfe"]["cloud"] == sources.count("C")
