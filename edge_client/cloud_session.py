@@ -13,21 +13,12 @@ from typing import Any
 
 import grpc
 
+from edge_client.stream_end import StreamEnd
 from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import FRAGMENT_BYTES, PING_SECONDS
 from wire.convert import ServerSpecs, decode_server, encode_client
-from wire.errors import (
-    Cancelled,
-    EcdiffError,
-    InvalidRequest,
-    LimitExceeded,
-    NotServing,
-    ProtocolError,
-    VersionMismatch,
-    from_status,
-    names_error,
-)
+from wire.errors import InvalidRequest, LimitExceeded, NotServing, ProtocolError, VersionMismatch
 from wire.framing import Assembler, fragments
 from wire.messages import (
     ClientMessage,
@@ -43,13 +34,9 @@ from wire.messages import (
 )
 from wire.tensors import CodecEvent, TensorSpec
 
-Status = tuple[grpc.StatusCode, str | None, Any]
-
 # Below this, decoding takes less time than a hop to another thread.
 INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
-# What grpc.aio itself says of a write that fails.
-FAILED_WRITE = "Internal error from Core"
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
 
@@ -112,7 +99,7 @@ class CloudSession:
         self._assembler = Assembler(pb.ServerMessage, 4 * max_tensor_bytes + HEADER_BYTES)
         self._call: Any = None
         self._responses: Any = None
-        self._status: Status | None = None
+        self._end: StreamEnd
         self._progressed_at = time.monotonic()
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -127,7 +114,7 @@ class CloudSession:
         """
         self._codec = message.codecs[0]
         self._call = self._stub.Denoise(metadata=self._metadata)
-        self._call.add_done_callback(self._note_status)
+        self._end = StreamEnd(self._call)
         self._responses = aiter(self._call)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._ping())]
         self.send(message)
@@ -192,7 +179,7 @@ class CloudSession:
             try:
                 received = await self._read()
             except (grpc.aio.AioRpcError, StopAsyncIteration):
-                raise await self._ending() from None
+                raise await self._end.error() from None
             self.received_at = time.time()
             self.bytes_received += received.ByteSize()
             try:
@@ -238,35 +225,6 @@ class CloudSession:
         self.decode_seconds = time.perf_counter() - started
         return decoded
 
-    async def _ending(self) -> EcdiffError:
-        """Return what the status that ended the stream means."""
-        code, details, metadata = self._status or await _status(self._call)
-        if code is grpc.StatusCode.OK:
-            return Cancelled("the cloud ended the session")
-        if _is_failed_write(code, details):
-            return NotServing("the connection to the cloud broke")
-        told = from_status(code, details, metadata)
-        if not names_error(metadata) and not isinstance(told, NotServing):
-            # gRPC itself, or a proxy, on the way: no verdict of the cloud on our request.
-            return ProtocolError(f"the stream broke: {told}")
-        return told
-
-    def _note_status(self, call: Any) -> None:
-        """Keep the cloud's own status.
-
-        A write that fails because the cloud has just ended the stream makes grpc.aio put a status of its own over the
-        cloud's (grpc issue 36066), sometimes before anybody could read it; but not before this callback.
-        """
-        waiting = _status(call)
-        try:
-            waiting.send(None)
-        except StopIteration as known:  # it does not wait: in a done callback there is a status
-            code, details, _ = known.value
-            if not _is_failed_write(code, details):
-                self._status = known.value
-        else:
-            waiting.close()
-
     async def _write(self) -> None:
         """The only writer of this stream."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader reports the end
@@ -304,11 +262,3 @@ class CloudSession:
         with contextlib.suppress(grpc.aio.AioRpcError):
             async for _ in self._responses:
                 pass
-
-
-async def _status(call: Any) -> Status:
-    return await call.code(), await call.details(), await call.trailing_metadata()
-
-
-def _is_failed_write(code: grpc.StatusCode, details: str | None) -> bool:
-    return code is grpc.StatusCode.INTERNAL and details == FAILED_WRITE
