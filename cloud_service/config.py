@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from wire.channel import HEARTBEAT_SECONDS, PARKED_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,42 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timings:
+    """How long the service waits, and for what. All in seconds but `stuck_steps`.
+
+    Attributes:
+        open_seconds: For the Open of a new stream; without one the stream is ended.
+        heartbeat_seconds: A Heartbeat is sent when nothing else was for so long. A little under what was promised, so
+            that the promise holds when a timer is late.
+        write_seconds: A client that takes no message for so long is as good as gone.
+        parked_seconds: A parked session expires after so long without a word from its client.
+        watch_seconds: From one look at whether the device hangs to the next.
+        stuck_seconds: One forward pass that takes longer than this, and than `stuck_steps`, hangs.
+        stuck_steps: In evaluations, as long as they take at present.
+        join_seconds: For the device thread to end; one that hangs is left behind.
+        last_words_seconds: For the last messages and the statuses to be taken, once the sessions have ended.
+
+    Raises:
+        ValueError: Unless every one is positive and finite.
+    """
+
+    open_seconds: float = 10.0
+    heartbeat_seconds: float = 0.8 * HEARTBEAT_SECONDS
+    write_seconds: float = PARKED_SECONDS
+    parked_seconds: float = PARKED_SECONDS
+    watch_seconds: float = 1.0
+    stuck_seconds: float = 60.0
+    stuck_steps: int = 50
+    join_seconds: float = 10.0
+    last_words_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """Everything that `cloud-service serve` is told.
 
@@ -71,6 +110,7 @@ class ServerConfig:
         allow_plaintext_token: Whether the token may cross a network in the clear.
         grace_seconds: How long running sessions may go on after SIGTERM.
         exit_with_stdin: Whether the end of standard input ends the service.
+        timings: How long it waits, and for what; not on the command line.
     """
 
     model: str
@@ -85,6 +125,7 @@ class ServerConfig:
     allow_plaintext_token: bool = False
     grace_seconds: float = 30.0
     exit_with_stdin: bool = False
+    timings: Timings = Timings()
 
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.max_sessions < 1:

@@ -15,6 +15,7 @@ from typing import TypeAlias, TypeVar
 import grpc.aio
 
 from cloud_service.admission import check_header, check_open
+from cloud_service.config import Timings
 from cloud_service.engine import Engine, Served
 from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
@@ -23,7 +24,6 @@ from cloud_service.registry import Registry
 from cloud_service.request import Request
 from cloud_service.session import Session
 from protos import ecdiff_v1_pb2 as pb
-from wire.channel import PARKED_SECONDS
 from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_server
 from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, NotServing, ProtocolError
 from wire.framing import Assembler, fragments
@@ -47,9 +47,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[pb.ClientMessage, pb.ServerMessag
 
 # Encoding this much takes long enough (about a millisecond) to be worth a hop to another thread.
 _INLINE_BYTES = 64 * 1024
-_OPEN_SECONDS = 10.0
-# A client that takes no message for this long is as good as gone.
-_WRITE_SECONDS = PARKED_SECONDS
 _MAX_PENDING_CORRECTIONS = 4
 # Tensors that wait in one session's outbox, whatever credit the client grants.
 _MAX_WAITING_BYTES = 64 * 2**20
@@ -63,6 +60,7 @@ class Service:
     registry: Registry
     metrics: Metrics
     limits: Limits
+    timings: Timings
     served: Served | None = None
 
     def ready(self) -> Served:
@@ -132,6 +130,7 @@ class Conversation:
                 start_step=request.start_step,
                 handoff_step=request.open.plan.handoff_step,
                 queue_position=self._service.engine.queue_position,
+                timings=self._service.timings,
             )
             self._service.registry.add(session, step_seconds=self._service.engine.step_seconds)
         except EcdiffError as error:
@@ -146,11 +145,12 @@ class Conversation:
 
     async def _accept(self) -> Request:
         served, limits = self._service.ready(), self._service.limits
+        open_seconds = self._service.timings.open_seconds
         try:
-            async with asyncio.timeout(_OPEN_SECONDS):
+            async with asyncio.timeout(open_seconds):
                 message = await anext(self._incoming)
         except TimeoutError:
-            raise DeadlineExceeded(f"no Open came within {_OPEN_SECONDS:g} s") from None
+            raise DeadlineExceeded(f"no Open came within {open_seconds:g} s") from None
         except StopAsyncIteration:
             raise ProtocolError("the stream ended before Open") from None
         header = decode_open_header(message)
@@ -229,13 +229,14 @@ class Conversation:
 
     async def _write(self, message: ServerMessage, request: Request) -> None:
         encode = functools.partial(encode_server, message, codec=request.codec, observe=self._observe)
+        write_seconds = self._service.timings.write_seconds
         for piece in fragments(await _off_loop(encode, tensor_bytes(message))):
             self._sent_bytes += piece.ByteSize()
             try:
-                async with asyncio.timeout(_WRITE_SECONDS):
+                async with asyncio.timeout(write_seconds):
                     await self._context.write(piece)
             except TimeoutError:
-                raise DeadlineExceeded(f"the client took no message for {_WRITE_SECONDS:g} s") from None
+                raise DeadlineExceeded(f"the client took no message for {write_seconds:g} s") from None
 
     # ------------------------------------------------------------------------------ ending
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cloud_service.config import Timings
 from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
@@ -27,11 +28,6 @@ Deliver = Callable[[list[tuple[str, SessionEvent]]], None]
 _MAX_HELD_SECONDS = 0.005
 # Warming up evaluates once more where that takes less than this: the first evaluation pays for lazy starts.
 _CHEAP_SECONDS = 1.0
-# One forward pass that takes longer than both hangs.
-_MIN_STUCK_SECONDS = 60.0
-_STUCK_STEPS = 50
-# A device that hangs does not keep the process from ending.
-_JOIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +51,7 @@ class Engine:
     Args:
         load: Loads the model; called on the device thread.
         max_batch: Most sessions in one forward pass.
+        timings: When the device hangs, and how long to wait for its end.
         metrics: Where steps are counted.
         deliver: Takes events, `(session_id, event)` in order, on the event loop.
         on_death: Called on the event loop when the device thread ends by an error of its own; no session
@@ -66,12 +63,14 @@ class Engine:
         load: Callable[[], Model],
         *,
         max_batch: int,
+        timings: Timings,
         metrics: Metrics,
         deliver: Deliver,
         on_death: Callable[[], None],
     ) -> None:
         self._load = load
         self._max_batch = max_batch
+        self._timings = timings
         self._metrics = metrics
         self._deliver = deliver
         self._on_death = on_death
@@ -132,14 +131,14 @@ class Engine:
     def stuck(self) -> bool:
         """Whether the device has been at one forward pass for far longer than any should take."""
         busy_since = self._worker.busy_since if self._worker else None
-        limit_seconds = max(_MIN_STUCK_SECONDS, _STUCK_STEPS * self.step_seconds)
+        limit_seconds = max(self._timings.stuck_seconds, self._timings.stuck_steps * self.step_seconds)
         return busy_since is not None and time.monotonic() - busy_since > limit_seconds
 
     async def stop(self) -> None:
         """End the device thread after the step that it is in; leave one that hangs behind."""
         self._stopping = True
         self._commands.put(lambda _worker: None)
-        await asyncio.to_thread(self._thread.join, _JOIN_SECONDS)
+        await asyncio.to_thread(self._thread.join, self._timings.join_seconds)
 
     # ------------------------------------------------------------------------------ device thread
 

@@ -38,10 +38,6 @@ from wire.messages import Limits
 
 _log = logging.getLogger(LOGGER_NAME)
 _SERVICE_NAME = ecdiff_v1_pb2.DESCRIPTOR.services_by_name["CloudDenoiser"].full_name
-# After the sessions have ended: for the last messages and the statuses to be taken.
-_LAST_WORDS_SECONDS = 2.0
-# How often the watch looks whether the device hangs.
-_WATCH_SECONDS = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -61,12 +57,18 @@ class CloudServer:
         self._engine = Engine(
             load,
             max_batch=config.max_batch,
+            timings=config.timings,
             metrics=self.metrics,
             deliver=self._registry.deliver,
             on_death=self._on_death,
         )
-        limits = Limits(max_sessions=config.max_sessions)
-        self._service = Service(engine=self._engine, registry=self._registry, metrics=self.metrics, limits=limits)
+        self._service = Service(
+            engine=self._engine,
+            registry=self._registry,
+            metrics=self.metrics,
+            limits=Limits(max_sessions=config.max_sessions),
+            timings=config.timings,
+        )
         self._health = health.aio.HealthServicer()
         self._watch: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server
@@ -156,7 +158,8 @@ class CloudServer:
         await self._health.enter_graceful_shutdown()
         await self._registry.drain(self._config.grace_seconds)
         # The metrics server looks up from its socket twice a second only.
-        await asyncio.gather(self._server.stop(_LAST_WORDS_SECONDS), asyncio.to_thread(self._stop_metrics))
+        stopping = self._server.stop(self._config.timings.last_words_seconds)
+        await asyncio.gather(stopping, asyncio.to_thread(self._stop_metrics))
         if self._service.served is not None:
             await self._engine.stop()
 
@@ -166,7 +169,7 @@ class CloudServer:
         """Say NOT_SERVING while the device hangs: the event loop lives on and would heartbeat for ever."""
         stuck = False
         while True:
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(self._config.timings.watch_seconds)
             if self._engine.stuck is stuck:
                 continue
             stuck = not stuck

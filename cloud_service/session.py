@@ -11,8 +11,8 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
+from cloud_service.config import Timings
 from cloud_service.outbox import Outbox
-from wire.channel import HEARTBEAT_SECONDS, PARKED_SECONDS
 from wire.errors import DeadlineExceeded, EcdiffError
 from wire.messages import (
     Correction,
@@ -43,9 +43,6 @@ class Parked:
     done: bool
     decided_at: float
 
-
-# A little under what was promised, so that the promise holds when a timer is late.
-_SILENCE_SECONDS = 0.8 * HEARTBEAT_SECONDS
 
 SessionEvent = Opened | Step | Parked | Correction | EcdiffError
 """What the engine has to say to a session; an error is its last word."""
@@ -91,6 +88,7 @@ class Session:
         start_step: First step that the cloud runs.
         handoff_step: Where the plan ends the cloud's part.
         queue_position: Tells how many sessions are ahead of this one on the device.
+        timings: When to send a Heartbeat, and when to expire.
     """
 
     def __init__(
@@ -101,6 +99,7 @@ class Session:
         start_step: int,
         handoff_step: int,
         queue_position: Callable[[str], int],
+        timings: Timings,
     ) -> None:
         self.session_id = session_id
         self.next_step = start_step
@@ -111,6 +110,7 @@ class Session:
         self.last_heard = time.monotonic()
         self._handoff_step = handoff_step
         self._queue_position = queue_position
+        self._timings = timings
         self._outbox = outbox
         self._decided_at = 0.0
         self._error: EcdiffError | None = None
@@ -200,7 +200,7 @@ class Session:
             else:
                 self._wake.clear()
                 try:
-                    async with asyncio.timeout(_SILENCE_SECONDS):
+                    async with asyncio.timeout(self._timings.heartbeat_seconds):
                         await self._wake.wait()
                 except TimeoutError:
                     self._check_expiry()
@@ -211,9 +211,10 @@ class Session:
         return Heartbeat(queue_position=position, step_index=self.next_step)
 
     def _check_expiry(self) -> None:
-        silence_seconds = time.monotonic() - self.last_heard
-        if self.parked and not self.num_pending_corrections and silence_seconds > PARKED_SECONDS:
-            raise DeadlineExceeded(f"the parked session expired after {PARKED_SECONDS:g} s without a word")
+        parked_seconds = self._timings.parked_seconds
+        expired = time.monotonic() - self.last_heard > parked_seconds
+        if self.parked and not self.num_pending_corrections and expired:
+            raise DeadlineExceeded(f"the parked session expired after {parked_seconds:g} s without a word")
 
     def _stamped(self, message: ServerMessage) -> ServerMessage:
         if isinstance(message, HandedOff | Finished):

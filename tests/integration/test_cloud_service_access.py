@@ -11,8 +11,7 @@ import pytest
 from cloud_harness import DATA, Stream, always, open_channel, opening, running_cloud
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud_service import engine, server
-from cloud_service.config import Address, TlsFiles
+from cloud_service.config import Address, Timings, TlsFiles
 from cloud_service.logs import LOGGER_NAME
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
@@ -111,13 +110,11 @@ async def health_becomes(address: Address, status: int) -> None:
 
 
 async def test_a_device_that_hangs_is_not_serving_until_it_is_back(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER_NAME)
-    monkeypatch.setattr(server, "_WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(engine, "_MIN_STUCK_SECONDS", 0.3)
-    monkeypatch.setattr(engine, "_STUCK_STEPS", 1)
-    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+    timings = Timings(watch_seconds=0.02, stuck_seconds=0.3, stuck_steps=1)
+    async with running_cloud(timings=timings) as cloud, open_channel(cloud.address) as stub:
         cloud.model.pace()
         stream = Stream(stub)
         await stream.send(opening(always(2)))
@@ -130,9 +127,8 @@ async def test_a_device_that_hangs_is_not_serving_until_it_is_back(
         assert [each for each in words if "the device" in each] == ["the device hangs", "the device is back"]
 
 
-async def test_a_device_that_hangs_does_not_keep_the_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_JOIN_SECONDS", 0.1)
-    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+async def test_a_device_that_hangs_does_not_keep_the_service_from_ending() -> None:
+    async with running_cloud(timings=Timings(join_seconds=0.1)) as cloud, open_channel(cloud.address) as stub:
         cloud.model.pace()
         stream = Stream(stub)
         await stream.send(opening(always(2)))

@@ -11,7 +11,7 @@ import pytest_asyncio
 import zstandard
 from cloud_harness import Cloud, Stream, always, open_channel, opening, running_cloud
 
-from cloud_service import conversation
+from cloud_service.config import Timings
 from cloud_service.logs import LOGGER_NAME
 from protos import ecdiff_v1_pb2 as pb
 from wire.convert import encode_client
@@ -162,7 +162,6 @@ async def test_a_refusal_is_logged_under_the_id_of_its_request(
     assert [record.request_id for record in refused] == ["much", "unknown"]
 
 
-async def test_a_stream_without_open_is_not_kept(shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation, "_OPEN_SECONDS", 0.1)
-    async with open_channel(shared_cloud.address) as stub:
+async def test_a_stream_without_open_is_not_kept() -> None:
+    async with running_cloud(timings=Timings(open_seconds=0.1)) as cloud, open_channel(cloud.address) as stub:
         assert isinstance(await Stream(stub).error(), DeadlineExceeded)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from cloud_harness import Cloud, Stream, always, ecdiff, letters, open_channel, opening, running_cloud
 
-from cloud_service import conversation, registry, session
+from cloud_service.config import Timings
 from cloud_service.logs import LOGGER_NAME
+from cloud_service.registry import PARKED_PER_RUNNING
 from diffusion.model import Evaluation
 from wire.convert import encode_client
 from wire.errors import (
@@ -115,11 +116,13 @@ async def test_a_session_closed_while_it_waits_for_its_prompt_never_starts() -> 
         assert cloud.model.num_begun == 3
 
 
-async def test_a_reader_that_reads_nothing_is_given_up_and_costs_the_others_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(conversation, "_WRITE_SECONDS", 0.5)
-    async with running_cloud() as cloud, open_channel(cloud.address) as stub, open_channel(cloud.address) as other_stub:
+async def test_a_reader_that_reads_nothing_is_given_up_and_costs_the_others_nothing() -> None:
+    timings = Timings(write_seconds=0.5)
+    async with (
+        running_cloud(timings=timings) as cloud,
+        open_channel(cloud.address) as stub,
+        open_channel(cloud.address) as other_stub,
+    ):
         silent, other = Stream(stub), Stream(other_stub)
         # 8 MiB of latents without an evaluation: more than the buffers on the way take.
         await silent.send(opening(always(4, handoff_step=0), height=2048, width=2048, num_images=8))
@@ -220,10 +223,9 @@ async def test_beyond_max_sessions_a_client_is_told_to_come_back() -> None:
         await third.receive_steps()
 
 
-async def test_too_many_parked_sessions_end_the_longest_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "PARKED_PER_RUNNING", 2)
+async def test_too_many_parked_sessions_end_the_longest_silent_one() -> None:
     async with running_cloud(max_sessions=1) as cloud, open_channel(cloud.address) as stub:
-        streams = [Stream(stub) for _ in range(3)]
+        streams = [Stream(stub) for _ in range(PARKED_PER_RUNNING + 1)]
         for stream in streams:
             await stream.send(opening(always(4, handoff_step=0)))
             await stream.receive_until(HandedOff)
@@ -232,9 +234,8 @@ async def test_too_many_parked_sessions_end_the_longest_silent_one(monkeypatch: 
         await streams[1].ends_ok()
 
 
-async def test_a_parked_session_expires_in_silence_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "PARKED_SECONDS", 1.2)
-    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+async def test_a_parked_session_expires_in_silence_and_not_before() -> None:
+    async with running_cloud(timings=Timings(parked_seconds=1.2)) as cloud, open_channel(cloud.address) as stub:
         stream = Stream(stub)
         await stream.send(opening(always(4, handoff_step=0)))
         await stream.receive_until(HandedOff)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_service.config import Address, ServerConfig, TlsFiles
+from cloud_service.config import Address, ServerConfig, Timings, TlsFiles
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "cloud.example:65535"])
@@ -44,3 +44,9 @@ def test_a_token_needs_tls_or_loopback_or_consent() -> None:
 def test_a_config_that_makes_no_sense_is_refused(fields: dict) -> None:
     with pytest.raises(ValueError, match="must"):
         config(**fields)
+
+
+@pytest.mark.parametrize("fields", [{"open_seconds": 0.0}, {"write_seconds": float("inf")}, {"stuck_steps": -1}])
+def test_timings_that_would_wait_for_ever_or_not_at_all_are_refused(fields: dict) -> None:
+    with pytest.raises(ValueError, match="positive and finite"):
+        Timings(**fields)

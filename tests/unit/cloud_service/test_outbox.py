@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_service import session
+from cloud_service.config import Timings
 from cloud_service.outbox import Outbox
 from cloud_service.session import Parked, Session
 from wire.errors import DeadlineExceeded, ModelError
@@ -123,19 +123,19 @@ def test_every_header_arrives_once_in_order_and_credits_are_never_overdrawn(acti
 # ------------------------------------------------------------------------------------ session
 
 
-def new_session(credit: int = 0) -> Session:
+def new_session(**timings: float) -> Session:
     return Session(
         session_id="s",
-        outbox=outbox(credit),
+        outbox=outbox(0),
         start_step=0,
         handoff_step=8,
         queue_position=lambda session_id: 3,
+        timings=Timings(**timings),
     )
 
 
-async def test_silence_is_filled_with_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_SILENCE_SECONDS", 0.01)
-    one = new_session()
+async def test_silence_is_filled_with_heartbeats() -> None:
+    one = new_session(heartbeat_seconds=0.01)
     messages = one.messages()
     assert await anext(messages) == Heartbeat(queue_position=3, step_index=0)
     one.deliver(step(0))
@@ -170,10 +170,8 @@ async def test_a_handoff_tells_how_long_it_waited() -> None:
     assert one.parked
 
 
-async def test_silence_of_a_running_session_is_no_reason_to_expire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_SILENCE_SECONDS", 0.01)
-    monkeypatch.setattr(session, "PARKED_SECONDS", 0.03)
-    one = new_session()
+async def test_silence_of_a_running_session_is_no_reason_to_expire() -> None:
+    one = new_session(heartbeat_seconds=0.01, parked_seconds=0.03)
     messages = one.messages()
     for _ in range(6):
         assert isinstance(await anext(messages), Heartbeat)
