@@ -207,7 +207,7 @@ class Conversation:
             case Ping():
                 session.pong(Pong(t0=message.t0, t1=received_at, t2=received_at))
             case HandOff():
-                session.may_correct = True
+                session.asked_to_hand_off = True
                 engine.hand_off(session.session_id)
             case Correct():
                 self._correct(message, session)
@@ -219,7 +219,7 @@ class Conversation:
 
     def _correct(self, message: Correct, session: Session) -> None:
         if not session.may_correct:
-            raise ProtocolError("Correct is for a session that was handed off")
+            raise ProtocolError("Correct comes after HandOff, or once the plan's handoff step is reached")
         if session.num_pending_corrections >= _MAX_PENDING_CORRECTIONS:
             raise LimitExceeded(f"at most {_MAX_PENDING_CORRECTIONS} corrections may wait")
         session.num_pending_corrections += 1

@@ -105,7 +105,7 @@ class Session:
         self.next_step = start_step
         self.ending: HandedOff | Finished | None = None
         self.record = Record()
-        self.may_correct = False
+        self.asked_to_hand_off = False
         self.num_pending_corrections = 0
         self.last_heard = time.monotonic()
         self._handoff_step = handoff_step
@@ -122,6 +122,11 @@ class Session:
     def remaining_steps(self) -> int:
         """Steps before the plan's handoff."""
         return self._handoff_step - self.next_step
+
+    @property
+    def may_correct(self) -> bool:
+        """Whether no step of this session is wanted any more: the client said so, or the plan's handoff is reached."""
+        return self.asked_to_hand_off or self.remaining_steps <= 0
 
     def deliver(self, event: SessionEvent) -> None:
         """Take what the engine says."""
@@ -141,7 +146,6 @@ class Session:
     def _park(self, event: Parked) -> None:
         ending = Finished if event.done else HandedOff
         self.ending = ending(state=event.state, totals=self.record.totals)
-        self.may_correct = True
         self._decided_at = event.decided_at
         # Silence counts from here: before, the client may have had nothing to say for long.
         self.last_heard = time.monotonic()

@@ -25,6 +25,7 @@ from wire.messages import (
     Plan,
     Pong,
     PromptText,
+    Source,
     State,
     Step,
 )
@@ -136,6 +137,23 @@ async def test_predictions_travel_with_real_steps_only() -> None:
         scheduler = Stepper(opened.scheduler_class, json.loads(opened.scheduler_config), 8)
         again = scheduler.step(torch.from_numpy(steps[1].prediction), 1, torch.from_numpy(steps[1].latents_before))
         assert np.array_equal(again.numpy(), steps[1].latents)
+
+
+async def test_without_latents_streamed_real_steps_carry_everything_and_extrapolated_ones_use_no_credit() -> None:
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        stream = Stream(stub)
+        # One credit for each real step and none to spare.
+        await stream.send(opening(ecdiff(8, 7), stream_latents=False, stream_predictions=True, credit=3))
+        opened, steps, _ = await stream.receive_steps()
+        assert letters(steps) == "CCxxCxx"
+        scheduler = Stepper(opened.scheduler_class, json.loads(opened.scheduler_config), 8)
+        for step in steps:
+            tensors = (step.latents_before, step.latents, step.prediction)
+            if step.source is Source.EXTRAPOLATED:
+                assert tensors == (None, None, None)
+            else:
+                before, latents, prediction = map(torch.from_numpy, tensors)
+                assert torch.equal(scheduler.step(prediction, step.step_index, before), latents)
 
 
 async def test_hand_off_stops_before_the_next_step_and_corrections_are_answered() -> None:

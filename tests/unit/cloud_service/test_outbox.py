@@ -170,6 +170,15 @@ async def test_a_handoff_tells_how_long_it_waited() -> None:
     assert one.parked
 
 
+def test_corrections_may_come_as_soon_as_the_plans_last_step_is_known() -> None:
+    one = new_session()
+    for index in range(8):
+        assert not one.may_correct
+        one.deliver(step(index))
+    assert one.may_correct
+    assert not one.parked
+
+
 async def test_silence_of_a_running_session_is_no_reason_to_expire() -> None:
     one = new_session(heartbeat_seconds=0.01, parked_seconds=0.03)
     messages = one.messages()
