@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -71,18 +72,18 @@ class EdgeLead:
             latents: x at `step_index`, `[B, C, H, W]`, scheduler scaling.
 
         Returns:
-            q of each picture: mean |edge - cloud| / mean |cloud|. Where the small model's answer is not finite neither
+            q of each picture: mean |edge - cloud| / mean |cloud|. Where the small model has no finite answer neither
             is q, and nothing is learned from it.
         """
         cloud = cloud.float()
         self._own = self._ask(step_index, latents)
-        disagreement = _ratio(self._own - cloud, cloud)
+        disagreement: list[float] = _ratio(self._own - cloud, cloud).tolist()
         self._learn(step_index, cloud, latents)
         self._own = None
         return disagreement
 
     def take_over(self, trajectory: Trajectory) -> None:
-        """Lead from the trajectory's next step on."""
+        """Lead from the trajectory's next step on, which comes after every step that was shadowed."""
         self._trajectory = trajectory
 
     @torch.inference_mode()
@@ -97,7 +98,7 @@ class EdgeLead:
             Whether the cloud is to be asked at the trajectory's next step; False at its end.
 
         Raises:
-            ArithmeticError: The small model's answer is not finite.
+            ArithmeticError: The small model has no finite answer.
         """
         while not self._trajectory.done:
             if wants_call(self._trajectory.step_index, self._disagreement):
@@ -107,7 +108,7 @@ class EdgeLead:
 
     @torch.inference_mode()
     def think(self) -> None:
-        """Evaluate the small model at the next step, unless that was done: `advance` wants it."""
+        """Evaluate the small model at the next step, unless that was done: `advance` may want it."""
         if self._own is None:
             self._own = self._ask(self._trajectory.step_index, self._trajectory.latents)
 
@@ -116,18 +117,19 @@ class EdgeLead:
         """Run the next step on the cloud's prediction, or on the small model's own where there is none.
 
         Raises:
-            ArithmeticError: The small model's answer is needed and is not finite.
+            ArithmeticError: The small model's answer is needed, and there is no finite one.
         """
         at = self._trajectory
         if cloud is not None:
             cloud = cloud.float()
-            self.think()
+            if self._residual is not None:
+                self.think()
             self._learn(at.step_index, cloud, at.latents)
             prediction = cloud
         else:
             prediction = self._corrected()
             if not torch.isfinite(prediction).all():
-                raise ArithmeticError(f"the edge model's answer at step {at.step_index} is not finite")
+                raise ArithmeticError(f"the edge model has no finite answer at step {at.step_index}")
         self._own = None
         return at.advance(prediction)
 
@@ -140,15 +142,18 @@ class EdgeLead:
         return self._residual.correct(self._trajectory.step_index, self._own, self._trajectory.latents)
 
     def _disagreement(self) -> float:
-        """Return mean |edge - extrapolation| / mean |extrapolation| at the next step; infinite before there is one."""
+        """Return mean |edge - extrapolation| / mean |extrapolation| at the next step, of the picture with the largest.
+
+        Infinite before anything can be extrapolated, NaN where one picture's is.
+        """
         if self._extrapolation is None or self._num_observations < self._extrapolation.min_observations:
             return float("inf")
         at = self._trajectory
         extrapolated = self._extrapolation.predict(at.step_index, at.latents)
-        return max(_ratio(self._corrected() - extrapolated, extrapolated))
+        return float(_ratio(self._corrected() - extrapolated, extrapolated).max())
 
     def _learn(self, step_index: int, cloud: Tensor, latents: Tensor) -> None:
-        """Take in what both models say at a step; from a small model's answer that is not finite nothing is learned."""
+        """Take in what both models say at a step; a small model's answer that is not finite teaches no residual."""
         self._num_observations += 1
         if self._extrapolation is not None:
             self._extrapolation.observe(step_index, cloud, latents)
@@ -156,15 +161,19 @@ class EdgeLead:
             self._residual.observe(step_index, cloud, self._own, latents)
 
     def _ask(self, step_index: int, latents: Tensor) -> Tensor:
-        """Return the small model's prediction as the scheduler consumes it."""
-        schedule = self.stepper.schedule
+        """Return the small model's prediction as the scheduler consumes it; NaN where it says nothing about that."""
+        schedule, consumed = self.stepper.schedule, self.stepper.prediction_type
+        alpha = schedule.alphas[step_index]
+        if self._prediction_type == "epsilon" != consumed and alpha == 0.0:
+            # At zero terminal SNR every x0 has this epsilon. The cloud, which runs that step, predicts another type.
+            return torch.full_like(latents, math.nan, dtype=torch.float32)
         answer = self._evaluate(self.stepper.scale_model_input(latents, step_index), schedule.timesteps[step_index])
         return convert_prediction(
             answer.float(),
             latents,
             source=self._prediction_type,
-            target=self.stepper.prediction_type,
-            alpha=schedule.alphas[step_index],
+            target=consumed,
+            alpha=alpha,
             sigma=schedule.sigmas[step_index],
         )
 
@@ -187,7 +196,12 @@ def make_edge_lead(
         residual: Name of the predictor that extrapolates cloud minus edge; None: the small model alone.
         fade: Factor of that at each step; empty: 1 everywhere.
         compares: Whether anybody will ask for the disagreement after the handoff.
+
+    Raises:
+        ValueError: An unknown predictor, or a fade that is not one number a step.
     """
+    if len(fade) not in (0, stepper.schedule.num_steps):
+        raise ValueError(f"fade must have one number a step, {stepper.schedule.num_steps}, not {len(fade)}")
 
     def predictor(name: str) -> Predictor:
         return make_predictor(name, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=0.0)
@@ -201,7 +215,7 @@ def make_edge_lead(
     )
 
 
-def _ratio(difference: Tensor, of: Tensor) -> list[float]:
-    """Return mean |difference| / mean |of| for each picture."""
+def _ratio(difference: Tensor, of: Tensor) -> Tensor:
+    """Return mean |difference| / mean |of| for each picture, `[B]`."""
     scale = of.abs().flatten(1).mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return [float(value) for value in difference.abs().flatten(1).mean(dim=1) / scale]
+    return difference.abs().flatten(1).mean(dim=1) / scale

@@ -10,7 +10,6 @@ device.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -18,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from diffusion.sensitivity import ddim_sensitivities
+from diffusion.sensitivity import latents_sensitivities
 from diffusion.trajectory import StepResult, Trajectory
 
 
@@ -45,10 +44,7 @@ class EmbeddedError:
 
     def __init__(self, trajectory: Trajectory, prediction_type: str) -> None:
         self._trajectory = trajectory
-        schedule = trajectory.schedule
-        after = zip((*schedule.alphas[1:], 1.0), schedule.sigmas[1:], strict=True)
-        sensitivities = ddim_sensitivities(schedule, prediction_type)
-        self._weights = [c / math.hypot(*level) for c, level in zip(sensitivities, after, strict=True)]
+        self._weights = latents_sensitivities(trajectory.schedule, prediction_type)
 
     def observe(self, result: StepResult) -> None:
         """Nothing to keep: the predictors have seen it."""

@@ -35,6 +35,16 @@ def ddim_sensitivities(schedule: Schedule, prediction_type: str) -> tuple[float,
     return tuple(abs(_derivative(prediction_type, *level)) for level in levels)
 
 
+def latents_sensitivities(schedule: Schedule, prediction_type: str) -> tuple[float, ...]:
+    """Return c_i of `ddim_sensitivities` in units of latents that preserve variance: c_i / hypot(alpha', sigma').
+
+    So a tolerance means the same under Euler's scaling.
+    """
+    after = zip((*schedule.alphas[1:], 1.0), schedule.sigmas[1:], strict=True)
+    sensitivities = ddim_sensitivities(schedule, prediction_type)
+    return tuple(c / math.hypot(*level) for c, level in zip(sensitivities, after, strict=True))
+
+
 def _derivative(prediction_type: str, alpha: float, sigma: float, next_alpha: float, next_sigma: float) -> float:
     match prediction_type:
         case "epsilon" if alpha > 0.0:

@@ -18,7 +18,7 @@ class CorrectionPolicy(Protocol):
     """Decides for one generation."""
 
     def wants(self, step_index: int, disagreement: Callable[[], float]) -> bool:
-        """Return whether the cloud should evaluate this step.
+        """Return whether the cloud should evaluate this step; asked once for each step, in order.
 
         Args:
             step_index: The next step.
@@ -27,7 +27,7 @@ class CorrectionPolicy(Protocol):
         """
 
     def corrected(self, step_index: int) -> None:
-        """Note that the cloud evaluated this step."""
+        """Note that the cloud's answer for this step is used."""
 
 
 class ListedCorrections:
@@ -48,11 +48,15 @@ class DisagreementCorrections:
     """When the disagreement summed since the last correction, weighed by how far it moves the latents, is too large.
 
     Edge and extrapolation err in different ways - the one is a smaller model, the other an old answer - so that where
-    they agree both are likely right. Where nothing can be compared (no cloud prediction seen yet), or the number is not
-    one, it asks.
+    they agree both are likely right. What was summed is forgotten only when the cloud has answered: a wish that is not
+    granted is repeated at the next step.
+
+    Where nothing can be compared it asks, whatever the tolerance: without the shadow that is twice, since two of the
+    cloud's predictions are enough to extrapolate. A disagreement that is not a number asks too: then the small model
+    failed, and the cloud may save the step.
 
     Args:
-        sensitivity: c_i of each step (`diffusion.sensitivity`).
+        sensitivity: c_i of each step (`diffusion.sensitivity.latents_sensitivities`).
         tolerance: What the sum may not reach; 0 asks at every step.
     """
 
@@ -120,6 +124,9 @@ class CorrectionPrice:
 class Granted:
     """A policy's wishes within the budget and the deadline.
 
+    A call counts when it is granted, not when it is answered: the cloud evaluates what the edge asked for, even if the
+    answer comes too late.
+
     Args:
         policy: What is wanted.
         num_inference_steps: Of the whole trajectory.
@@ -136,18 +143,21 @@ class Granted:
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
     def wants_call(self, step_index: int, disagreement: Callable[[], float]) -> bool:
-        """Return whether to ask the cloud; a wish that is refused is noted in `skipped` with its reason."""
+        """Return whether to ask the cloud, which then is a call of the budget.
+
+        A wish that the deadline refuses is noted in `skipped`. Without budget nothing is wished for.
+        """
         if self.calls_left <= 0 or not self.policy.wants(step_index, disagreement):
             return False
         spare = self.seconds_left() - self.price.seconds_after(step_index, self.num_inference_steps)
         if self.price.seconds > spare:
             self.skipped.append((step_index, "deadline"))
             return False
+        self.calls_left -= 1
         return True
 
     def corrected(self, step_index: int) -> None:
-        """Note that the cloud evaluated this step."""
-        self.calls_left -= 1
+        """Note that the cloud's answer for this step is used."""
         self.policy.corrected(step_index)
 
     def refuse_all(self) -> None:

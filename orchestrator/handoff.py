@@ -1,8 +1,8 @@
 """Handoff: at which step the edge model takes over.
 
-The edge asks its policy after every step of the cloud that it hears of. `FixedHandoff` keeps to the plan (the
-cloud stops there by itself); `AgreementHandoff` and the deadline return a reason earlier, and the edge then sends
-`HandOff`. Policies are pure: numbers in, reason or None out.
+`FixedHandoff` keeps to the plan, where the cloud stops by itself; the edge asks it, and the deadline, after every step
+of the cloud that it hears of. `AgreementHandoff` it asks after every step that it shadowed, since there it has what it
+needs to go on at once. Policies are pure: numbers in, reason or None out.
 """
 
 from __future__ import annotations
@@ -61,9 +61,17 @@ class AgreementHandoff:
     Args:
         agreement: Curves and tolerance.
         plan: What the cloud was told; its handoff step is the bound.
+
+    Raises:
+        ValueError: The curves are for another number of steps than the plan.
     """
 
     def __init__(self, agreement: Agreement, plan: Plan) -> None:
+        if len(agreement.disagreement) != plan.num_inference_steps:
+            raise ValueError(
+                f"the agreement's curves are for {len(agreement.disagreement)} steps, the plan has "
+                f"{plan.num_inference_steps}"
+            )
         self._agreement = agreement
         self._bound = plan.handoff_step
         self._measured = 0.0
@@ -81,8 +89,25 @@ class AgreementHandoff:
         return self._measured / self._expected if self._expected > 0.0 else None
 
     def expected_error(self, next_step: int) -> float | None:
-        """Return the error of the final latents to expect if the edge takes over before `next_step`."""
-        return None if self.scale is None else self.scale * self._agreement.tail_error[next_step]
+        """Return the error of the final latents to expect if the edge takes over before `next_step`.
+
+        None before the first measurement, infinite where the edge may not take over.
+        """
+        if self.scale is None:
+            return None
+        tail_error = self._agreement.tail_error[next_step]
+        return tail_error if math.isinf(tail_error) else self.scale * tail_error  # 0 times infinity is not a number
+
+    def why(self, next_step: int) -> str:
+        """Return one line on a handoff before `next_step`."""
+        expected = self.expected_error(next_step)
+        if self.scale is None or expected is None:
+            return "nothing was measured: handed off at the plan's bound"
+        where = f"handing off before step {next_step}"
+        return (
+            f"the models disagree {self.scale:.2f} times as much as on the search prompts: {where} is expected to cost "
+            f"an error of {expected:.3f}, {self._agreement.tolerance:.3f} is allowed"
+        )
 
     def decide(self, next_step: int) -> HandoffReason | None:
         """Return `AGREEMENT` where the expected error is within the tolerance, `PLAN` at the bound."""

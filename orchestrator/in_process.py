@@ -19,7 +19,7 @@ from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
 from diffusion.predictors import COMPANIONS, Predictor, make_predictor
 from diffusion.schedulers import Stepper, scheduler_for
-from diffusion.sensitivity import ddim_sensitivities
+from diffusion.sensitivity import latents_sensitivities
 from diffusion.trajectory import StepResult, Trajectory, denoise
 from orchestrator.corrections import Granted, calls_left, make_corrections
 from orchestrator.edge_plan import EdgePlan
@@ -109,7 +109,14 @@ class InProcessPair:
         *,
         on_step: Callable[[StepResult], object] = lambda result: None,
     ) -> Outcome:
-        """Return what a plan gives; with several prompts they hand off together, by their mean disagreement."""
+        """Return what a plan gives.
+
+        Several prompts share every decision: they hand off by their mean disagreement, and are corrected when the one
+        that disagrees most wants it.
+
+        Raises:
+            ArithmeticError: The small model has no finite answer where it leads.
+        """
         edge_plan = edge_plan or EdgePlan()
         stepper = self.stepper(plan.num_inference_steps)
         lead = make_edge_lead(
@@ -175,7 +182,7 @@ class InProcessPair:
         stepper = lead.stepper
         tail = Trajectory(trajectory.latents, stepper, start_step=trajectory.step_index, dtype=self.edge.dtype)
         corrections = Granted(
-            policy=make_corrections(edge_plan, ddim_sensitivities(stepper.schedule, stepper.prediction_type)),
+            policy=make_corrections(edge_plan, latents_sensitivities(stepper.schedule, stepper.prediction_type)),
             num_inference_steps=stepper.schedule.num_steps,
             calls_left=calls_left(edge_plan, outcome.sources.count(Source.CLOUD)),
         )
