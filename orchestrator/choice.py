@@ -1,0 +1,277 @@
+"""Which plan of a file a generation runs: by the error allowed, the calls allowed, and the deadline.
+
+1. Plans that need more cloud calls than are allowed are out, and with a deadline those predicted to miss it.
+2. Of what is left: the fewest cloud calls whose error is within the tolerance; where none is, the least error.
+3. Where a bound on calls or the deadline leaves none: the cheapest plan of the file, cut to fewer calls. It keeps its
+   first calls and drops the rest: corrections first, then real steps, and the edge leads from where the next real step
+   would have been. One call leaves one real step, no call the edge alone. Nobody measured the error of a cut plan.
+4. Where not even the edge alone is predicted to meet the deadline: the fastest, and by how much it will miss.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.cost import Costs, LatencyEstimate, expected_corrections, predict_latency
+from orchestrator.edge_plan import Agreement, EdgePlan
+from orchestrator.refresh import make_refresh
+from orchestrator.searched_plan import PlanFile, SearchedPlan
+from wire.messages import MIN_WARMUP_STEPS, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What to run, and why.
+
+    Attributes:
+        searched: The plan of the file that it comes from.
+        plan: The cloud's part.
+        edge_plan: The edge's part.
+        estimate: What it is predicted to take; None where no costs were given.
+        missed_by_seconds: By how much it is predicted to miss the deadline; 0 where it meets it or there is none.
+        why: One plain line.
+    """
+
+    searched: SearchedPlan
+    plan: Plan
+    edge_plan: EdgePlan
+    estimate: LatencyEstimate | None
+    missed_by_seconds: float
+    why: str
+
+
+def choose_plan(
+    file: PlanFile,
+    *,
+    tolerance: float | None = None,
+    max_cloud_calls: int | None = None,
+    deadline_seconds: float | None = None,
+    costs: Costs | None = None,
+    corrections: str | None = None,
+    shadow: bool = True,
+    handoff_step: int | None = None,
+) -> Choice:
+    """Choose by the rules above.
+
+    Args:
+        file: The searched plans.
+        tolerance: Error of the final latents that is allowed; None: the file's own.
+        max_cloud_calls: Hard bound on evaluations in the cloud, corrections included.
+        deadline_seconds: From now to the picture.
+        costs: What things take; needed with a deadline.
+        corrections: See `plan_and_edge_plan`, as the next two.
+        shadow: See there.
+        handoff_step: See there. A plan's error is then what its curve says of that step.
+
+    Raises:
+        ValueError: A deadline without costs, or an explicit handoff step that no plan reaches with so few calls.
+    """
+    if deadline_seconds is not None and costs is None:
+        raise ValueError("a deadline needs the costs to predict with")
+    allowed = file.default_tolerance if tolerance is None else tolerance
+    make = functools.partial(
+        plan_and_edge_plan, file, tolerance=allowed, corrections=corrections, shadow=shadow, handoff_step=handoff_step
+    )
+    candidates = _candidates(file, make, max_cloud_calls, costs, handoff_step)
+    deadline = math.inf if deadline_seconds is None else deadline_seconds
+    in_time = [each for each in candidates if each.seconds <= deadline]
+    if not in_time:
+        best = min(candidates, key=lambda each: (each.seconds, each.cloud_calls))
+    elif within := [each for each in in_time if each.error <= allowed]:
+        best = min(within, key=lambda each: (each.cloud_calls, each.error))
+    else:
+        # Of two errors that nobody measured, that of the plan with more calls is the smaller one.
+        best = min(in_time, key=lambda each: (each.error, -each.cloud_calls if each.is_cut else each.cloud_calls))
+    missed_by_seconds = 0.0 if in_time else best.seconds - deadline
+    return Choice(
+        searched=best.searched,
+        plan=best.plan,
+        edge_plan=best.edge_plan,
+        estimate=best.estimate,
+        missed_by_seconds=missed_by_seconds,
+        why=_why(best, allowed, deadline, missed_by_seconds),
+    )
+
+
+def plan_and_edge_plan(
+    file: PlanFile,
+    searched: SearchedPlan,
+    *,
+    tolerance: float,
+    max_cloud_calls: int | None = None,
+    corrections: str | None = None,
+    shadow: bool = True,
+    handoff_step: int | None = None,
+) -> tuple[Plan, EdgePlan]:
+    """Turn a searched plan into the two plans of a run.
+
+    Agreement allows what the user does, but no less than the plan's own error: a prompt of average disagreement is
+    handed off no later than the search says, also where the budget or the deadline leaves no plan within the tolerance.
+
+    Args:
+        file: Where it comes from.
+        searched: The plan.
+        tolerance: Error of the final latents that is allowed.
+        max_cloud_calls: Hard bound on evaluations in the cloud. Where the plan needs more it is cut (see above); where
+            only a prompt that needs the cloud for longer would, the latest handoff comes sooner, so that the planned
+            corrections remain.
+        corrections: Instead of the plan's own, one of `orchestrator.edge_plan.CORRECTIONS`.
+        shadow: False: no agreement, the handoff comes at the planned step, and the residual is known from the first
+            correction on.
+        handoff_step: Exactly there, without agreement. Beyond the plan's latest handoff the planned corrections up
+            to there are the cloud's real steps.
+
+    Raises:
+        ValueError: The explicit handoff step needs more calls than are allowed, or is none of this plan's steps.
+    """
+    num_steps = file.num_inference_steps
+    bound = num_steps if max_cloud_calls is None else max_cloud_calls
+    if corrections is None:
+        corrections = "planned" if searched.correction_steps else "none"
+    last = _latest_handoff(searched, corrections, bound, shadow=shadow) if handoff_step is None else handoff_step
+    agreement = None
+    if shadow and handoff_step is None and any(math.isfinite(error) for error in searched.tail_error[1:last]):
+        own_error = searched.tail_error[searched.handoff_step]
+        agreement = Agreement(
+            disagreement=file.disagreement,
+            tail_error=searched.tail_error,
+            tolerance=max(tolerance, own_error if math.isfinite(own_error) else 0.0),
+        )
+    plan = Plan(
+        num_inference_steps=num_steps,
+        handoff_step=last,
+        refresh="listed",
+        predictor=searched.predictor,
+        real_steps=_real_steps(searched, last),
+        max_cloud_calls=None if max_cloud_calls is None else min(bound, num_steps),
+    )
+    make_refresh(plan)  # refuses what does not fit together
+    learns = searched.residual is not None or corrections == "disagreement"
+    edge_plan = EdgePlan(
+        shadow=shadow and (agreement is not None or (learns and 0 < last < num_steps)),
+        residual=searched.residual,
+        fade=searched.fade,
+        corrections=corrections,
+        correction_steps=searched.correction_steps if corrections == "planned" else (),
+        tolerance=tolerance if corrections == "disagreement" else 0.0,
+        max_cloud_calls=max_cloud_calls,
+        agreement=agreement,
+    )
+    return plan, edge_plan
+
+
+def _real_steps(searched: SearchedPlan, handoff_step: int) -> tuple[int, ...]:
+    """Return the cloud's real steps before a handoff wherever it is."""
+    warmup = range(MIN_WARMUP_STEPS)
+    beyond = [step for step in searched.correction_steps if step >= searched.latest_handoff_step]
+    return tuple(sorted(step for step in {*warmup, *searched.real_steps, *beyond} if step < handoff_step))
+
+
+def _latest_handoff(searched: SearchedPlan, corrections: str, bound: int, *, shadow: bool) -> int:
+    """Return the latest handoff whose real steps, with the corrections that follow, are within a bound on calls."""
+    num_steps = len(searched.tail_error) - 1
+    planned = _real_steps(searched, searched.handoff_step)
+    if len(planned) > bound:
+        return planned[bound]
+    latest = searched.handoff_step
+    while shadow and latest < searched.latest_handoff_step:
+        num_corrections = {
+            "planned": sum(step > latest for step in searched.correction_steps),
+            "final": int(latest + 1 < num_steps),
+        }.get(corrections, 0)
+        if len(_real_steps(searched, latest + 1)) + num_corrections > bound:
+            break
+        latest += 1
+    return latest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A plan that could be run."""
+
+    searched: SearchedPlan
+    plan: Plan
+    edge_plan: EdgePlan
+    estimate: LatencyEstimate | None
+    cloud_calls: int
+    error: float
+    is_cut: bool
+
+    @property
+    def seconds(self) -> float:
+        """Predicted; 0 where no costs were given."""
+        return 0.0 if self.estimate is None else self.estimate.total_seconds
+
+
+def _candidate(
+    searched: SearchedPlan,
+    plans: tuple[Plan, EdgePlan],
+    costs: Costs | None,
+    handoff_step: int | None,
+    *,
+    is_cut: bool = False,
+) -> _Candidate:
+    plan, edge_plan = plans
+    step = min(searched.handoff_step, plan.handoff_step) if handoff_step is None else handoff_step
+    num_real = len(_real_steps(searched, step))
+    error = searched.error if handoff_step is None else searched.tail_error[handoff_step]
+    return _Candidate(
+        searched=searched,
+        plan=plan,
+        edge_plan=edge_plan,
+        estimate=None if costs is None else predict_latency(plan, edge_plan, costs),
+        cloud_calls=num_real + expected_corrections(plan, edge_plan, step, num_real),
+        error=math.inf if is_cut else error,
+        is_cut=is_cut,
+    )
+
+
+def _candidates(
+    file: PlanFile,
+    make: Callable[..., tuple[Plan, EdgePlan]],
+    max_cloud_calls: int | None,
+    costs: Costs | None,
+    handoff_step: int | None,
+) -> list[_Candidate]:
+    """Return the file's plans within the bound on calls, and the cheapest one cut to each smaller number of calls.
+
+    Raises:
+        ValueError: The explicit handoff step needs more calls than are allowed.
+    """
+    bound = math.inf if max_cloud_calls is None else max_cloud_calls
+    unbounded = [_candidate(each, make(each), costs, handoff_step) for each in file.plans]
+    found = [
+        _candidate(each.searched, make(each.searched, max_cloud_calls=max_cloud_calls), costs, handoff_step)
+        for each in unbounded
+        if each.cloud_calls <= bound
+    ]
+    cheapest = min(unbounded, key=lambda each: (each.cloud_calls, each.error))
+    fewest = 0 if handoff_step is None else len(_real_steps(cheapest.searched, handoff_step))
+    for num_calls in range(int(min(cheapest.cloud_calls - 1, bound)), fewest - 1, -1):
+        plans = make(cheapest.searched, max_cloud_calls=num_calls)
+        found.append(_candidate(cheapest.searched, plans, costs, handoff_step, is_cut=True))
+    if not found:
+        raise ValueError(
+            f"handoff_step {handoff_step} needs {fewest} cloud calls but max_cloud_calls is {max_cloud_calls}: "
+            "lower the handoff step or raise the bound"
+        )
+    return found
+
+
+def _why(best: _Candidate, tolerance: float, deadline_seconds: float, missed_by_seconds: float) -> str:
+    calls = f"{best.cloud_calls} cloud call{'' if best.cloud_calls == 1 else 's'}"
+    error = "an error that nobody measured" if best.is_cut else f"an error of {best.error:.3g}"
+    if missed_by_seconds > 0.0:
+        return (
+            f"no plan meets the deadline of {1000 * deadline_seconds:.0f} ms: the fastest, with {calls} and {error}, "
+            f"will miss it by about {1000 * missed_by_seconds:.0f} ms"
+        )
+    if best.error <= tolerance:
+        return f"{calls} are the fewest that keep the error within {tolerance:g}: about {best.error:.3g}"
+    limit = "" if math.isinf(deadline_seconds) else f" in {1000 * deadline_seconds:.0f} ms"
+    return (
+        f"no plan that may be run reaches an error of {tolerance:g}{limit}: the most exact one has {calls} and {error}"
+    )

@@ -1,0 +1,230 @@
+"""What a plan costs in time, before it is run: numbers in, seconds out.
+
+What overlaps decides. While the cloud leads, its steps follow each other whatever the link does: only the way of Open
+and the way back of the last latents are waited for, and a stream on an open channel needs no round trip more. The
+shadow runs beside the cloud; what remains of it at the handoff is its last evaluation. Of a correction the edge waits
+for the longer of the round trip with the cloud's evaluation in it, and its own evaluation at the same latents.
+
+Left out, because they are small: extrapolated steps (no network is run), codecs, message headers, a connection that has
+to open its window again. Every duration grows with every cost, and never falls.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from orchestrator.corrections import CorrectionPrice, calls_left
+from orchestrator.edge_plan import EdgePlan
+from orchestrator.plan import step_sources
+from wire.messages import Plan, Source
+
+# Latents under way at a time where nothing but latents is streamed.
+_WINDOW = 2
+# What a shadowed step carries: latents before and after it, and the prediction.
+_SHADOWED_TENSORS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What things take here and now, for one generation's size and batch.
+
+    Attributes:
+        rtt_seconds: Round trip on the path.
+        bandwidth_bytes_per_second: Of each direction; None where nothing limits it.
+        latents_bytes: One latents tensor on the wire.
+        cloud_step_seconds: One evaluation of the large model.
+        cloud_queue_seconds: What each of them waits for the device.
+        edge_step_seconds: One evaluation of the small model.
+        encode_prompt_seconds: The cloud's text encoder.
+        edge_encode_prompt_seconds: The edge's own; it runs while the cloud works.
+        decode_seconds: The decoder.
+        shared_cores: Whether both models compute on the same cores: what overlaps then slows each other.
+
+    Raises:
+        ValueError: A cost that is negative, infinite or not a number, or a bandwidth of 0.
+    """
+
+    rtt_seconds: float
+    bandwidth_bytes_per_second: float | None
+    latents_bytes: int
+    cloud_step_seconds: float
+    cloud_queue_seconds: float
+    edge_step_seconds: float
+    encode_prompt_seconds: float
+    edge_encode_prompt_seconds: float
+    decode_seconds: float
+    shared_cores: bool
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{field.name} must be finite and not negative, not {value}")
+        if self.bandwidth_bytes_per_second == 0:
+            raise ValueError("bandwidth_bytes_per_second must be above 0, or None for no limit")
+
+    @property
+    def one_way_seconds(self) -> float:
+        """Half the round trip."""
+        return self.rtt_seconds / 2
+
+    @property
+    def transfer_seconds(self) -> float:
+        """One latents tensor's time on the wire, beyond the way itself."""
+        bandwidth = self.bandwidth_bytes_per_second
+        return 0.0 if bandwidth is None else self.latents_bytes / bandwidth
+
+    @property
+    def correction_price(self) -> CorrectionPrice:
+        """What `orchestrator.corrections` weighs a correction by."""
+        arrives = self.one_way_seconds + self.transfer_seconds
+        # On shared cores the cloud goes slower for as long as the edge's own evaluation still runs beside it.
+        beside = _clip(self.edge_step_seconds - arrives, self.cloud_step_seconds) if self.shared_cores else 0.0
+        return CorrectionPrice(
+            rtt_seconds=2 * arrives,
+            cloud_step_seconds=self.cloud_queue_seconds + self.cloud_step_seconds + beside,
+            edge_step_seconds=self.edge_step_seconds,
+            decode_seconds=self.decode_seconds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyEstimate:
+    """What a plan is predicted to take; the parts add up to the total and are those of the report (docs/report.md).
+
+    Attributes:
+        handoff_step: Where the edge takes over, for a prompt of average disagreement.
+        cloud_calls: Evaluations in the cloud up to there, and corrections after it.
+        encode_prompt_seconds: What the edge waits for its own text encoder after everything else.
+        cloud_queue_seconds: Waiting for the cloud's device.
+        cloud_compute_seconds: The cloud's text encoder and its evaluations.
+        network_seconds: The way of Open; where the edge runs no step, that of the final latents too.
+        handoff_seconds: From the cloud's last step that counts to the edge's first, the last shadow included.
+        edge_compute_seconds: The edge's part, waits for corrections included.
+        decode_seconds: The decoder.
+    """
+
+    handoff_step: int
+    cloud_calls: int
+    encode_prompt_seconds: float = 0.0
+    cloud_queue_seconds: float = 0.0
+    cloud_compute_seconds: float = 0.0
+    network_seconds: float = 0.0
+    handoff_seconds: float = 0.0
+    edge_compute_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        """From the prompt to the picture, on a connection that is there."""
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts by their names in the report."""
+        names = [field.name for field in fields(self) if field.name.endswith("_seconds")]
+        return {name.removesuffix("_seconds"): getattr(self, name) for name in names}
+
+
+def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEstimate:
+    """Predict what a generation takes, in whatever mode.
+
+    What is decided at run time is taken as follows: a handoff by agreement comes where it does for a prompt of average
+    disagreement; a refresh policy that adapts makes as many calls as it may; corrections by `disagreement` are none,
+    since nothing but the prompt says how many there will be, and each is granted only where the deadline leaves room.
+
+    Args:
+        plan: The cloud's part. A handoff at step 0 with no correction after it means that no cloud is asked.
+        edge_plan: The edge's part.
+        costs: Of the pair, the machines and the link.
+    """
+    handoff_step, agreed = expected_handoff(plan, edge_plan)
+    num_real = _num_real(plan, handoff_step)
+    num_corrections = expected_corrections(plan, edge_plan, handoff_step, num_real)
+    num_edge = plan.num_inference_steps - handoff_step - num_corrections
+    tail = num_edge * costs.edge_step_seconds + num_corrections * costs.correction_price.seconds
+    if handoff_step == 0 and num_corrections == 0:
+        return LatencyEstimate(
+            handoff_step=0,
+            cloud_calls=0,
+            encode_prompt_seconds=costs.edge_encode_prompt_seconds,
+            edge_compute_seconds=tail,
+            decode_seconds=costs.decode_seconds,
+        )
+    num_shadowed = num_real if edge_plan.shadow else 0
+    compute = costs.encode_prompt_seconds + num_real * costs.cloud_step_seconds
+    if costs.shared_cores:
+        compute += _clip(costs.edge_encode_prompt_seconds - costs.one_way_seconds, compute)
+        # The last shadow has the cores for itself, unless the cloud goes on until the edge says stop.
+        beside = num_shadowed if agreed else max(0, num_shadowed - 1)
+        compute += beside * min(costs.edge_step_seconds, costs.cloud_step_seconds)
+    queue = num_real * costs.cloud_queue_seconds
+    back = costs.one_way_seconds + _arrival_seconds(costs, num_real, num_shadowed)
+    edge_leads = handoff_step < plan.num_inference_steps
+    waited = queue + compute + costs.one_way_seconds + back
+    return LatencyEstimate(
+        handoff_step=handoff_step,
+        cloud_calls=num_real + num_corrections,
+        encode_prompt_seconds=max(0.0, costs.edge_encode_prompt_seconds - waited) if edge_leads else 0.0,
+        cloud_queue_seconds=queue,
+        cloud_compute_seconds=compute,
+        network_seconds=costs.one_way_seconds + (0.0 if edge_leads else back),
+        handoff_seconds=back if edge_leads else 0.0,
+        edge_compute_seconds=tail,
+        decode_seconds=costs.decode_seconds,
+    )
+
+
+def expected_handoff(plan: Plan, edge_plan: EdgePlan) -> tuple[int, bool]:
+    """Return the edge's first step for a prompt of average disagreement, and whether agreement is what ends the lead.
+
+    The edge measures at real steps, so that is where it may agree.
+    """
+    agreement = edge_plan.agreement
+    if agreement is not None:
+        for step_index, source in enumerate(step_sources(plan)[: plan.handoff_step - 1]):
+            if source is not Source.EXTRAPOLATED and agreement.tail_error[step_index + 1] <= agreement.tolerance:
+                return step_index + 1, True
+    return plan.handoff_step, False
+
+
+def expected_corrections(plan: Plan, edge_plan: EdgePlan, handoff_step: int, num_real: int) -> int:
+    """Return how many corrections follow the handoff, within what the bound on calls leaves of them."""
+    match edge_plan.corrections:
+        case "planned":
+            wanted = sum(handoff_step <= step < plan.num_inference_steps for step in edge_plan.correction_steps)
+        case "final":
+            wanted = int(handoff_step < plan.num_inference_steps)
+        case _:
+            wanted = 0
+    return int(min(wanted, max(0, calls_left(edge_plan, num_real))))
+
+
+def _num_real(plan: Plan, handoff_step: int) -> int:
+    """Return the evaluations in the cloud before a step, at most."""
+    most = sum(source is not Source.EXTRAPOLATED for source in step_sources(plan)[:handoff_step])
+    return most if plan.max_cloud_calls is None else min(most, plan.max_cloud_calls)
+
+
+def _arrival_seconds(costs: Costs, num_real: int, num_shadowed: int) -> float:
+    """Return what passes from the cloud's last step until the edge can begin, beyond the way itself.
+
+    Without a shadow: the latents, behind those of earlier steps that are still on the wire. With one: the tensors of
+    the last real step, behind those of all before it wherever the wire is slower than the cloud; then the last
+    evaluation. An edge slower than the cloud falls behind by the difference at each step, until one waits: it skips
+    the others.
+    """
+    interval = costs.cloud_step_seconds + costs.cloud_queue_seconds
+    if not num_shadowed:
+        under_way = max(0.0, _WINDOW * costs.transfer_seconds - interval) if num_real > 1 else 0.0
+        return under_way + costs.transfer_seconds
+    message = _SHADOWED_TENSORS * costs.transfer_seconds
+    under_way = (num_shadowed - 1) * max(0.0, message - interval)
+    behind = (num_shadowed - 1) * max(0.0, costs.edge_step_seconds - max(interval, message))
+    evaluation = costs.edge_step_seconds + min(behind, costs.edge_step_seconds)
+    return under_way + message + max(costs.transfer_seconds, evaluation)
+
+
+def _clip(seconds: float, most: float) -> float:
+    return min(max(0.0, seconds), most)
