@@ -22,7 +22,7 @@ from edge_client.options import (
     with_options,
 )
 from edge_client.outcome import Interrupted, InterruptibleGroup, plain_text, run_to_end
-from orchestrator.plan import CLOUD_MODES, MODES
+from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, MODES
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
@@ -52,9 +52,13 @@ def cli() -> None:
     "--mode",
     type=click.Choice(MODES),
     help="cloud: every step on the large model. edge: every step on the small one, no network. split: hand off once. "
-    "ecdiff: as split, but most cloud steps are extrapolated.  [default: ecdiff; split with --steps]",
+    "ecdiff: as split, but most cloud steps are extrapolated. adaptive: ecdiff that decides from what it measures.  "
+    "[default: adaptive; split with --steps]",
 )
 @with_options(PLAN_OPTIONS, PICTURE_OPTIONS)
+@click.option(
+    "--plan", "plan_file", type=INPUT_FILE, help="adaptive: plan file of orchestrator search.  [default: the bundled]"
+)
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures, in one batch.")
 @click.option("--initial-latents", type=INPUT_FILE, help=".npy of standard normal noise instead of the seed's.")
 @click.option("--save-latents", type=FILE, help=".npy for the final latents, float32, before the VAE's own scaling.")
@@ -76,7 +80,7 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
     """  # noqa: D301
     from edge_client.terminal import ProgressDisplay, print_results
 
-    mode = mode or ("split" if options["steps"] else "ecdiff")
+    mode = mode or ("split" if options["steps"] else DEFAULT_MODE)
     with _bad_usage():
         request = _request(prompt, mode, options)
     _check_outputs(options, request.num_images)

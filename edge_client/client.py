@@ -11,6 +11,7 @@ from typing import Any
 from diffusion.compatibility import check_pair
 from edge_client.cloud_link import CloudLink, Credentials
 from edge_client.cloud_session import Patience
+from edge_client.decision import Decision, decide
 from edge_client.edge_model import EdgeModel
 from edge_client.generation import Generation, GenerationResult
 from edge_client.local_cloud import STOP_SECONDS, LocalCloud
@@ -21,7 +22,7 @@ from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
-from orchestrator.plan import PlanOptions
+from orchestrator.plan import DEFAULT_MODE, PlanOptions
 from wire.errors import IncompatibleModels
 
 # A service of our own may be downloading its model; its end is noticed at once.
@@ -101,7 +102,7 @@ class EdgeClient:
             self._edge.close()
         self._link = self._local_cloud = self._edge = None
 
-    async def generate(self, prompt: str, *, mode: str = "ecdiff", **options: Any) -> GenerationResult:
+    async def generate(self, prompt: str, *, mode: str = DEFAULT_MODE, **options: Any) -> GenerationResult:
         """Generate from a prompt; the options are those of `GenerationRequest` and `PlanOptions`.
 
         Raises:
@@ -134,7 +135,8 @@ class EdgeClient:
                 recorder.link = link.estimate
                 for line in self._warnings:
                     recorder.warn(line)
-            generation = Generation(request, edge, link, recorder, patience=self._patience)
+            decision = self._decide(request, edge, link, recorder)
+            generation = Generation(request, edge, link, recorder, decision=decision, patience=self._patience)
             result = await generation.run()
         except BaseException as error:
             self.metrics.failed(request.mode, interrupted=isinstance(error, asyncio.CancelledError))
@@ -143,6 +145,15 @@ class EdgeClient:
         if recorder.handoff_reason in (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_ERROR):
             await self._forget_cloud()
         return result
+
+    def _decide(
+        self, request: GenerationRequest, edge: EdgeModel, link: CloudLink | None, recorder: Recorder
+    ) -> Decision:
+        cloud = None if link is None else link.description.model
+        decision = recorder.decision = decide(request, cloud, edge.model.info, None)
+        for line in decision.lines:
+            recorder.fall_back(line)
+        return decision
 
     async def _ready(self, request: GenerationRequest, recorder: Recorder) -> tuple[EdgeModel, CloudLink | None]:
         """Load the edge model and reach the cloud, at the same time."""

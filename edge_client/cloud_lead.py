@@ -1,7 +1,9 @@
-"""Following the cloud while it leads: from Open to the latents that the edge takes over."""
+"""One session from Open to Close: the cloud leads, the edge takes over, the cloud answers corrections."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +13,9 @@ from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import CloudSession, Patience
 from edge_client.report import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest
-from orchestrator.handoff import HandoffPolicy, HandoffReason
+from edge_client.shadow import Shadow
+from orchestrator.handoff import HandoffReason
+from orchestrator.plan import cloud_calls
 from wire.errors import (
     Busy,
     Cancelled,
@@ -27,6 +31,8 @@ from wire.errors import (
 )
 from wire.messages import (
     Array,
+    Correct,
+    Correction,
     Credit,
     Finished,
     HandedOff,
@@ -55,26 +61,33 @@ class Lead:
 
     Attributes:
         opened: What was agreed; None if the cloud went before that, or it cannot be used.
-        state: The newest latents that arrived, and the step they are for; None if none did.
-        lost: Why the cloud did not come to the plan's end; None if it did.
+        state: The newest latents that may be used, and the step they are for; None if there are none.
+        reason: Why the edge takes over there; None where the cloud ran every step.
+        lost: Why the cloud did not come to the handoff; None if it did.
         decided_at: When that was known and decoded, on `time.perf_counter`'s clock.
     """
 
     opened: Opened | None
     state: State | None
+    reason: HandoffReason | None
     decided_at: float
     lost: EcdiffError | None = None
 
-    @property
-    def lost_reason(self) -> HandoffReason:
-        """The report's word for how the cloud was lost."""
-        if isinstance(self.lost, (NotServing, Cancelled)):
-            return HandoffReason.CLOUD_LOST
-        return HandoffReason.CLOUD_FULL if isinstance(self.lost, Busy) else HandoffReason.CLOUD_ERROR
+
+def lost_reason(lost: EcdiffError) -> HandoffReason:
+    """Return the report's word for how the cloud was lost."""
+    if isinstance(lost, NotServing | Cancelled):
+        return HandoffReason.CLOUD_LOST
+    return HandoffReason.CLOUD_FULL if isinstance(lost, Busy) else HandoffReason.CLOUD_ERROR
 
 
-def open_message(request: GenerationRequest, plan: Plan, *, height: int, width: int, noise: Array | None) -> Open:
-    """Return the Open of this request."""
+def open_message(
+    request: GenerationRequest, plan: Plan, *, shadow: bool, height: int, width: int, noise: Array | None
+) -> Open:
+    """Return the Open of this request.
+
+    The shadow wants the tensors of every real step, so it gets credit for all of them, and of no other step.
+    """
     return Open(
         request_id=request.request_id,
         conditioning=PromptText(prompt=request.prompt, negative_prompt=request.negative_prompt),
@@ -86,8 +99,10 @@ def open_message(request: GenerationRequest, plan: Plan, *, height: int, width: 
         width=width,
         num_images=request.num_images,
         scheduler=request.scheduler,
+        stream_latents=not shadow,
+        stream_predictions=shadow,
         codecs=CODEC_OFFERS[request.latents_codec],
-        credit=CREDIT_WINDOW,
+        credit=max(CREDIT_WINDOW, cloud_calls(plan)[1]) if shadow else CREDIT_WINDOW,
     )
 
 
@@ -105,104 +120,219 @@ def make_session(
     )
 
 
-async def follow_cloud(
-    session: CloudSession,
-    message: Open,
-    *,
-    policy: HandoffPolicy,
-    recorder: Recorder,
-    check_opened: Callable[[Opened], None],
-    check_state: Callable[[Opened, State], None],
-) -> Lead:
-    """Run one session until the cloud hands off, finishes or is lost; closing it is the caller's.
+class CloudLead:
+    """Follows one session and holds the cloud to the plan.
 
     Args:
         session: Not opened yet.
         message: The Open.
-        policy: Asked after each of the cloud's steps.
         recorder: Told of everything.
         check_opened: Raises if what was agreed cannot be used here.
-        check_state: Raises if the state that the cloud hands over cannot be used here.
-
-    Raises:
-        EcdiffError: Only one of `WRONG_REQUEST`, before the session exists.
+        check_state: Raises if the state that the edge is to take over cannot be used here.
+        shadow: Told of real steps with their predictions; may end the cloud's lead. None: the plan ends it.
+        deadline_in: Seconds until the edge must take over before a step, to be in time; infinite without a deadline.
     """
-    follower = _Follower(session, policy, recorder, message.plan)
-    started = time.perf_counter()
-    opened: Opened | None = None
-    try:
-        opened = await session.open(message)
-        check_opened(opened)
-        follower.opened = opened
-        recorder.enter("cloud")
-        await follower.follow(lambda state: check_state(opened, state))
-    except EcdiffError as error:
-        if opened is None and isinstance(error, WRONG_REQUEST):
-            raise
-        follower.lost = error
-        recorder.cloud_totals_from_steps()
-    decided_at = time.perf_counter()
-    if follower.opened is not None:
-        recorder.seconds["cloud_compute"] += follower.opened.encode_prompt_seconds
-    cloud_seconds = recorder.seconds["cloud_compute"] + recorder.seconds["cloud_queue"]
-    handoff_seconds = sum(recorder.handoff_stages.values())
-    recorder.seconds["network"] = max(0.0, decided_at - started - cloud_seconds - handoff_seconds)
-    return Lead(opened=follower.opened, state=follower.newest, lost=follower.lost, decided_at=decided_at)
 
-
-class _Follower:
-    """Takes in one session's messages, and holds the cloud to the plan."""
-
-    def __init__(self, session: CloudSession, policy: HandoffPolicy, recorder: Recorder, plan: Plan) -> None:
-        self._next_step = 0
-        self._plan = plan
-        self._asked_to_stop = False
+    def __init__(
+        self,
+        session: CloudSession,
+        message: Open,
+        recorder: Recorder,
+        *,
+        check_opened: Callable[[Opened], None],
+        check_state: Callable[[Opened, State], None],
+        shadow: Shadow | None = None,
+        deadline_in: Callable[[int], float] = lambda next_step: math.inf,
+    ) -> None:
         self._session = session
-        self._policy = policy
+        self._message = message
         self._recorder = recorder
-        self.opened: Opened | None = None
-        self.newest: State | None = None
-        self.lost: EcdiffError | None = None
+        self._check_opened = check_opened
+        self._check_state = check_state
+        self._shadow = shadow
+        self._deadline_in = deadline_in
+        self._plan = message.plan
+        self._next_step = 0
+        self._opened: Opened | None = None
+        self._newest: State | None = None
+        self._reason: HandoffReason | None = None
+        self._over = False
+        self._parked = asyncio.Event()
+        self._answers: dict[int, asyncio.Future[Correction | None]] = {}
+        self._reading: asyncio.Task[None]
+        self._answered = False
+        self._gone: EcdiffError | None = None
 
-    async def follow(self, check_state: Callable[[State], None]) -> None:
-        while True:
-            message = await self._session.receive()
-            self._recorder.traffic(self._session)
-            match message:
-                case Step():
-                    self._take_step(message)
-                    reason = self._policy.decide(message.step_index + 1)
-                    # At the plan's own step the cloud stops by itself.
-                    if reason not in (None, HandoffReason.PLAN) and not self._asked_to_stop:
-                        self._session.send(HandOff())
-                        self._asked_to_stop = True
-                case HandedOff() | Finished():
-                    self._check_end(message.state.step_index)
-                    check_state(message.state)
-                    self._take_over(message)
+    # ------------------------------------------------------------------------------ the cloud leads
+
+    async def follow(self) -> Lead:
+        """Run the session until the cloud hands off, finishes or is lost, or the edge decides to take over.
+
+        Raises:
+            EcdiffError: Only one of `WRONG_REQUEST`, before the session exists.
+        """
+        started = time.perf_counter()
+        self._reading = asyncio.create_task(self._read())
+        shadowing = None if self._shadow is None else asyncio.create_task(self._shadow.run())
+        try:
+            await self._until_over(shadowing)
+        finally:
+            if shadowing is not None:
+                shadowing.cancel()
+                await asyncio.gather(shadowing, return_exceptions=True)
+        self._over = True
+        if not self._answered and isinstance(self._gone, WRONG_REQUEST):
+            raise self._gone
+        return self._lead(started)
+
+    async def _until_over(self, shadowing: asyncio.Task[State] | None) -> None:
+        """Wait for the first of: the cloud's end, agreement, the deadline."""
+        ending = asyncio.create_task(self._cloud_ends())
+        waiting: set[asyncio.Task[object]] = {ending} if shadowing is None else {ending, shadowing}
+        try:
+            while not any(task.done() for task in waiting):
+                step = 0 if self._newest is None else self._newest.step_index
+                seconds = self._deadline_in(step)
+                if seconds <= 0.0:
+                    self._take_over(self._newest, HandoffReason.DEADLINE)
                     return
-                case Heartbeat():
-                    self._recorder.queue_position = message.queue_position
-                    self._recorder.notify()
+                timeout = None if math.isinf(seconds) else seconds
+                await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+        if shadowing is not None and shadowing.done():
+            # Also when the cloud was quicker: the decision is about steps, and the same on every network.
+            self._take_over(shadowing.result(), HandoffReason.AGREEMENT)
 
-    def _check_end(self, step_index: int) -> None:
-        if step_index != self._next_step:
-            raise ProtocolError(f"the cloud ends at step {step_index}, but the next step is {self._next_step}")
-        if step_index != self._plan.handoff_step and not self._asked_to_stop:
-            raise ProtocolError(f"the cloud ends at step {step_index}, the plan at {self._plan.handoff_step}")
+    async def _cloud_ends(self) -> None:
+        """Return when the cloud's part is over and the shadow has seen all of it."""
+        parked = asyncio.create_task(self._parked.wait())
+        try:
+            await asyncio.wait({self._reading, parked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            parked.cancel()
+        if self._shadow is not None and self._opened is not None:
+            await self._shadow.settle()
+
+    def _take_over(self, state: State | None, reason: HandoffReason) -> None:
+        if self._opened is not None and state is not None:
+            self._check_state(self._opened, state)
+        if not self._parked.is_set():
+            self._session.send(HandOff())
+        self._newest, self._reason = state, reason
+
+    def _lead(self, started: float) -> Lead:
+        recorder = self._recorder
+        decided_at = time.perf_counter()
+        if not self._parked.is_set():
+            recorder.cloud_totals_from_steps()
+        if self._opened is not None:
+            recorder.seconds["cloud_compute"] += self._opened.encode_prompt_seconds
+        cloud_seconds = recorder.seconds["cloud_compute"] + recorder.seconds["cloud_queue"]
+        handoff_seconds = sum(recorder.handoff_stages.values())
+        recorder.seconds["network"] = max(0.0, decided_at - started - cloud_seconds - handoff_seconds)
+        lost = None if self._parked.is_set() or self._reason is not None else self._gone
+        reason = self._reason if lost is None else lost_reason(lost)
+        return Lead(opened=self._opened, state=self._newest, reason=reason, lost=lost, decided_at=decided_at)
+
+    @property
+    def gone(self) -> EcdiffError | None:
+        """Why the cloud cannot be asked any more; None while it can."""
+        return self._gone
+
+    # ------------------------------------------------------------------------------ the stream
+
+    async def _read(self) -> None:
+        """Take in the session's messages until it ends."""
+        try:
+            opened = await self._session.open(self._message)
+            self._answered = True
+            self._check_opened(opened)
+            self._opened = opened
+            if not self._over:
+                self._recorder.enter("cloud")
+            while True:
+                self._take(await self._session.receive())
+        except EcdiffError as error:
+            self._gone = error
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_result(None)
+
+    def _take(self, message: object) -> None:
+        self.record_traffic()
+        match message:
+            case Step():
+                self._take_step(message)
+            case HandedOff() | Finished():
+                self._take_ending(message)
+            case Correction():
+                self._take_correction(message)
+            case Heartbeat() if not self._over:
+                self._recorder.queue_position = message.queue_position
+                self._recorder.notify()
 
     def _take_step(self, step: Step) -> None:
         if step.step_index != self._next_step:
             raise ProtocolError(f"the cloud sent step {step.step_index} where step {self._next_step} was due")
         self._next_step += 1
         self._recorder.queue_position = 0
-        if step.latents is not None:
-            self.newest = State(step_index=step.step_index + 1, latents=step.latents)
+        if step.latents is not None and not self._over:
+            self._newest = State(step_index=step.step_index + 1, latents=step.latents)
             self._session.send(Credit())
+        if step.prediction is not None and step.latents_before is not None and self._shadow is not None:
+            self._shadow.offer(step)
         self._recorder.cloud_step(step, self._session.received_at)
 
-    def _take_over(self, message: HandedOff | Finished) -> None:
-        self.newest = message.state
+    def _take_ending(self, message: HandedOff | Finished) -> None:
+        step_index = message.state.step_index
+        if step_index != self._next_step:
+            raise ProtocolError(f"the cloud ends at step {step_index}, but the next step is {self._next_step}")
+        if step_index != self._plan.handoff_step and not self._over:
+            raise ProtocolError(f"the cloud ends at step {step_index}, the plan at {self._plan.handoff_step}")
         self._recorder.cloud_totals(message.totals)
-        if isinstance(message, HandedOff):
-            self._recorder.handoff_latency(message, self._session.received_at, self._session.decode_seconds)
+        if not self._over:
+            assert self._opened is not None
+            self._check_state(self._opened, message.state)
+            self._newest = message.state
+            self._reason = HandoffReason.PLAN if isinstance(message, HandedOff) else None
+            if isinstance(message, HandedOff):
+                self._recorder.handoff_latency(message, self._session.received_at, self._session.decode_seconds)
+        self._parked.set()
+
+    # ------------------------------------------------------------------------------ the edge leads
+
+    async def ask(self, step_index: int, latents: Array, *, timeout_seconds: float | None) -> Correction | None:
+        """Return the large model's answer at `latents`; None where none came in time, or the cloud is gone.
+
+        An answer that comes after that is counted and ignored.
+        """
+        if self._reading.done():
+            return None
+        answer = self._answers[step_index] = asyncio.get_running_loop().create_future()
+        self._session.expect_progress()
+        self._session.send(Correct(step_index=step_index, latents=latents))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.shield(answer)
+        return None
+
+    def _take_correction(self, message: Correction) -> None:
+        answer = self._answers.get(message.step_index)
+        if answer is None:
+            raise ProtocolError(f"the cloud corrects step {message.step_index}, for which nobody asked")
+        if not answer.done():
+            answer.set_result(message)
+        self._recorder.correction(message)
+
+    def record_traffic(self) -> None:
+        """Note what crossed the stream so far."""
+        self._recorder.traffic(self._session)
+
+    async def close(self, *, grace_seconds: float = 0.5) -> None:
+        """Say Close, take in what is still under way for a moment, and let the session go."""
+        self._session.say_close()
+        await asyncio.wait({self._reading}, timeout=grace_seconds)
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        await self._session.close()

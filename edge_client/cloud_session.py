@@ -24,6 +24,9 @@ from wire.messages import (
     ClientMessage,
     Close,
     Codec,
+    Correction,
+    Finished,
+    HandedOff,
     Heartbeat,
     Open,
     Opened,
@@ -100,7 +103,8 @@ class CloudSession:
         self._call: Any = None
         self._responses: Any = None
         self._end: StreamEnd
-        self._progressed_at = time.monotonic()
+        self._closing = False
+        self._progressed_at = math.inf
         self.bytes_sent = 0
         self.bytes_received = 0
         self.received_at = 0.0
@@ -117,6 +121,7 @@ class CloudSession:
         self._end = StreamEnd(self._call)
         self._responses = aiter(self._call)
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._ping())]
+        self.expect_progress()
         self.send(message)
         while True:
             answer = await self.receive()
@@ -166,10 +171,16 @@ class CloudSession:
             self._watch_progress(message)
             return message
 
+    def expect_progress(self) -> None:
+        """From now on the cloud owes a step or a correction; a handoff ends that, a parked session owes nothing."""
+        self._progressed_at = time.monotonic()
+
     def _watch_progress(self, message: ServerMessage) -> None:
         """A device that hangs behind a service that lives still sends heartbeats."""
         now = time.monotonic()
-        if not isinstance(message, Heartbeat) or message.queue_position > 0:
+        if isinstance(message, HandedOff | Finished | Correction):
+            self._progressed_at = math.inf
+        elif not isinstance(message, Heartbeat) or message.queue_position > 0:
             self._progressed_at = now
         elif now - self._progressed_at > self._patience.step_seconds:
             raise NotServing(f"the cloud has made no step for {self._patience.step_seconds:g} s")
@@ -240,25 +251,24 @@ class CloudSession:
             self.send(Ping(t0=time.time()))
             await asyncio.sleep(PING_SECONDS)
 
-    async def close(self, *, grace_seconds: float = 0.5) -> None:
-        """Say Close, wait a moment for the cloud to end the call, and let it go."""
-        if self._call is None:
+    def say_close(self) -> None:
+        """Say Close, and nothing after it; to read on until the cloud ends the call then cancels nothing."""
+        if self._closing or self._call is None:
             return
-        writer, pinger = self._tasks
-        pinger.cancel()
+        self._closing = True
+        self._tasks[1].cancel()
         self.send(Close())
         self._outgoing.put_nowait(None)
-        draining = asyncio.create_task(self._drain())
-        try:
-            await asyncio.wait({writer, draining}, timeout=grace_seconds)
-        finally:
-            for task in (writer, draining):
-                task.cancel()
-            self._call.cancel()
-        await asyncio.gather(writer, pinger, draining, return_exceptions=True)
 
-    async def _drain(self) -> None:
-        """Read on until the cloud has ended the call, so that nothing is cancelled needlessly."""
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            async for _ in self._responses:
-                pass
+    async def close(self, *, grace_seconds: float = 0.5) -> None:
+        """Say Close, give it a moment to leave, and let the call go."""
+        if self._call is None:
+            return
+        self.say_close()
+        writer, pinger = self._tasks
+        try:
+            await asyncio.wait({writer}, timeout=grace_seconds)
+        finally:
+            writer.cancel()
+            self._call.cancel()
+        await asyncio.gather(writer, pinger, return_exceptions=True)

@@ -13,19 +13,25 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from diffusion.edge_lead import EdgeLead, WantsCall
 from diffusion.loading import load_model
 from diffusion.model import Conditioning, Evaluation, Model
-from diffusion.trajectory import StepResult, Trajectory, denoise
+from diffusion.trajectory import StepResult
 
 T = TypeVar("T")
 
 
 class EdgeModel:
-    """The small model and the one thread that runs it. Make one with `await EdgeModel.load(...)`."""
+    """The small model and the one thread that runs it. Make one with `await EdgeModel.load(...)`.
+
+    `step_seconds` and `decode_seconds` are what an evaluation and a decoding take, remembered across generations.
+    """
 
     def __init__(self, model: Model, executor: ThreadPoolExecutor) -> None:
         self._model = model
         self._executor = executor
+        self.step_seconds = MovingAverage()
+        self.decode_seconds = MovingAverage()
 
     @classmethod
     async def load(cls, path_or_id: str, *, device: str = "auto", dtype: str = "auto") -> EdgeModel:
@@ -63,70 +69,63 @@ class EdgeModel:
 
     async def decode(self, latents: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Decode scheduler latents `[B, C, H, W]` to pictures `[B, H, W, 3]`, uint8."""
-        return await self.run(self._model.decode, latents)
+        started = time.perf_counter()
+        pixels = await self.run(self._model.decode, latents)
+        self.decode_seconds.add(time.perf_counter() - started)
+        return pixels
 
-    async def finish(
-        self,
-        trajectory: Trajectory,
-        conditioning: Conditioning,
-        *,
-        guidance_scale: float,
-        guidance_rescale: float,
-        on_step: Callable[[StepResult], None],
-    ) -> float:
-        """Run every remaining step of `trajectory` on the small model.
+    def evaluator(
+        self, conditioning: Conditioning, *, guidance_scale: float, guidance_rescale: float
+    ) -> Callable[[torch.Tensor, float], torch.Tensor]:
+        """Return what asks the network on one prompt: (model input `[B, C, H, W]`, timestep) -> guided prediction.
 
-        `on_step` is called on the event loop. Cancelling stops the thread before its next step.
-
-        Returns:
-            When the first step began, on `time.perf_counter`'s clock.
+        For the device thread; each call is taken into `step_seconds`.
         """
-        loop = asyncio.get_running_loop()
-        with _stop_flag() as stopped:
-            return await self.run(
-                self._finish,
-                trajectory,
-                conditioning,
-                guidance_scale,
-                guidance_rescale,
-                lambda result: loop.call_soon_threadsafe(on_step, result),
-                stopped,
-            )
 
-    def _finish(
-        self,
-        trajectory: Trajectory,
-        conditioning: Conditioning,
-        guidance_scale: float,
-        guidance_rescale: float,
-        report: Callable[[StepResult], object],
-        stopped: threading.Event,
-    ) -> float:
-        began = time.perf_counter()
-
-        def evaluate(at: Trajectory) -> torch.Tensor:
-            request = Evaluation(
-                latents=at.model_input(),
-                timestep=at.timestep,
+        def evaluate(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+            started = time.perf_counter()
+            evaluation = Evaluation(
+                latents=latents.to(self._model.dtype),
+                timestep=timestep,
                 conditioning=conditioning,
                 guidance_scale=guidance_scale,
                 guidance_rescale=guidance_rescale,
             )
-            (prediction,) = self._model.evaluate([request])
+            (prediction,) = self._model.evaluate([evaluation])
+            self.step_seconds.add(time.perf_counter() - started)
             return prediction
 
-        steps = denoise(
-            trajectory,
-            evaluate,
-            lambda _: True,
-            stop_step=trajectory.schedule.num_steps,
-            prediction_type=self._model.info.prediction_type,
-        )
-        for result in steps:
-            report(result)
-            if stopped.is_set():
-                break
-        return began
+        return evaluate
+
+    async def run_to_call(self, lead: EdgeLead, wants_call: WantsCall, on_step: Callable[[StepResult], object]) -> bool:
+        """Run `EdgeLead.run_to_call` on the device thread; `on_step` is called on the event loop.
+
+        Cancelling stops the thread before its next step.
+        """
+        loop = asyncio.get_running_loop()
+        with _stop_flag() as stopped:
+
+            def report(result: StepResult) -> None:
+                if stopped.is_set():
+                    raise _Stopped
+                loop.call_soon_threadsafe(on_step, result)
+
+            return await self.run(lead.run_to_call, wants_call, report)
+
+
+class MovingAverage:
+    """Seconds that something takes, the newest weighing most; 0 before the first."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take in one measurement."""
+        self.seconds = seconds if self.seconds == 0.0 else 0.8 * self.seconds + 0.2 * seconds
+
+
+class _Stopped(Exception):
+    """Nobody waits for the rest."""
 
 
 @contextmanager

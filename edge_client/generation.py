@@ -12,20 +12,27 @@ import numpy as np
 import torch
 from PIL import Image
 
+from diffusion.edge_lead import EdgeLead, make_edge_lead
 from diffusion.model import Conditioning
 from diffusion.noise import draw_noise
 from diffusion.schedulers import SCHEDULERS, Stepper, scheduler_for
+from diffusion.sensitivity import ddim_sensitivities
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
-from edge_client.cloud_lead import Lead, follow_cloud, make_session, open_message
+from edge_client.clock import Clock
+from edge_client.cloud_lead import CloudLead, Lead, make_session, open_message
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession, Patience
+from edge_client.cloud_session import Patience
+from edge_client.decision import Decision
 from edge_client.edge_model import EdgeModel
+from edge_client.finish import Finish
 from edge_client.report import Recorder, Report
 from edge_client.request import GenerationRequest
-from orchestrator.handoff import FixedHandoff, HandoffReason
+from edge_client.shadow import Shadow
+from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
+from orchestrator.handoff import AgreementHandoff, HandoffReason
 from wire.errors import IncompatibleModels, ProtocolError
-from wire.messages import Array, Opened, Plan, State
+from wire.messages import Array, Opened, Source, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +51,16 @@ class GenerationResult:
 
 
 class Generation:
-    """Runs one request on an edge model and, unless the mode is `edge`, a cloud."""
+    """Runs one request on an edge model and, unless the mode is `edge`, a cloud.
+
+    Args:
+        request: What is asked for.
+        edge: The small model.
+        link: The cloud; None in mode edge.
+        recorder: Told of everything.
+        patience: How long the cloud may be silent.
+        decision: What was decided for it.
+    """
 
     def __init__(
         self,
@@ -53,12 +69,15 @@ class Generation:
         link: CloudLink | None,
         recorder: Recorder,
         *,
+        decision: Decision,
         patience: Patience,
     ) -> None:
         self._request = request
         self._edge = edge
         self._link = link
         self._recorder = recorder
+        self._plan = decision.plan
+        self._edge_plan = decision.edge_plan
         self._patience = patience
         info = edge.model.info if link is None else link.description.model
         self._height = request.height or info.default_height
@@ -66,27 +85,34 @@ class Generation:
         self._latents_shape = edge.model.latents_shape(self._height, self._width, request.num_images)
         self._stepper: Stepper
         self._noise = None if request.initial_latents is None else read_noise(request, self._latents_shape)
+        self._encoding: asyncio.Task[Conditioning]
+        self._edge_lead: EdgeLead | None = None
+        agreement = self._edge_plan.agreement
+        self._agreement = None if agreement is None else AgreementHandoff(agreement, self._plan)
+        self._clock = Clock(self._plan, edge, deadline_ms=request.plan_options.deadline_ms)
 
     async def run(self) -> GenerationResult:
         """Return the pictures.
 
         Raises:
-            EcdiffError: The cloud says that the request itself is wrong.
+            EcdiffError: The cloud says that the request itself is wrong, or the edge model's answer is not finite.
         """
         started = time.perf_counter()
-        encoding = asyncio.create_task(self._encode_prompt())
+        self._clock.start()
+        self._encoding = asyncio.create_task(self._encode_prompt())
         try:
             if self._link is None:
-                trajectory = await self._finish(None, encoding)
+                trajectory = await self._finish(None, None)
             else:
-                trajectory = await self._with_cloud(self._link, encoding)
+                trajectory = await self._with_cloud(self._link)
         finally:
-            encoding.cancel()
+            self._encoding.cancel()
         self._recorder.enter("decoding")
         decoding = time.perf_counter()
         pixels = await self._edge.decode(trajectory.latents)
         self._recorder.seconds["decode"] = time.perf_counter() - decoding
         self._recorder.seconds["total"] = time.perf_counter() - started + self._recorder.seconds["connect"]
+        self._note_deadline()
         self._recorder.enter("done")
         return GenerationResult(
             images=[Image.fromarray(picture) for picture in pixels],
@@ -101,39 +127,63 @@ class Generation:
         self._recorder.seconds["encode_prompt"] = time.perf_counter() - started
         return encoded
 
-    async def _with_cloud(self, link: CloudLink, encoding: asyncio.Task[Conditioning]) -> Trajectory:
-        """Follow the cloud and finish; the session is closed while the edge model already runs."""
-        plan, recorder = self._request.plan, self._recorder
-        session = make_session(link, self._latents_shape, recorder, patience=self._patience)
+    async def _with_cloud(self, link: CloudLink) -> Trajectory:
+        """Follow the cloud and finish; a session that is asked nothing more is closed while the edge model runs."""
+        recorder = self._recorder
+        cloud = CloudLead(
+            make_session(link, self._latents_shape, recorder, patience=self._patience),
+            open_message(
+                self._request,
+                self._plan,
+                shadow=self._edge_plan.shadow,
+                height=self._height,
+                width=self._width,
+                noise=self._noise,
+            ),
+            recorder,
+            check_opened=self._check_opened,
+            check_state=self._check_state,
+            shadow=self._make_shadow(),
+            deadline_in=self._clock.seconds_to_takeover,
+        )
         link.estimate.take_new_rtts()  # those of earlier generations
         link.start_probing()
+        closing: asyncio.Task[None] | None = None
         try:
-            lead = await self._follow(session, plan)
-            closing = asyncio.create_task(session.close())
-            try:
-                return await self._finish(lead, encoding)
-            finally:
-                await closing
+            lead = await cloud.follow()
+            self._note_handoff(lead)
+            if self._edge_plan.corrections == "none":
+                closing = asyncio.create_task(cloud.close())
+            return await self._finish(lead, cloud)
         finally:
+            await (closing or cloud.close())
             await link.stop_probing()
             recorder.rtt_seconds = link.estimate.take_new_rtts()
-            recorder.traffic(session)
+            cloud.record_traffic()
 
-    async def _follow(self, session: CloudSession, plan: Plan) -> Lead:
-        try:
-            lead = await follow_cloud(
-                session,
-                open_message(self._request, plan, height=self._height, width=self._width, noise=self._noise),
-                policy=FixedHandoff(plan),
-                recorder=self._recorder,
-                check_opened=self._check_opened,
-                check_state=self._check_state,
+    def _make_shadow(self) -> Shadow | None:
+        if not self._edge_plan.shadow:
+            return None
+        return Shadow(self._edge, self._lead_with_edge, self._agreement, self._recorder)
+
+    async def _lead_with_edge(self) -> EdgeLead:
+        """Return this generation's `EdgeLead`, made when it is first wanted: the prompt is encoded by then."""
+        if self._edge_lead is None:
+            conditioning = await self._encoding
+            edge_plan, request = self._edge_plan, self._request
+            self._edge_lead = make_edge_lead(
+                self._edge.evaluator(
+                    conditioning,
+                    guidance_scale=request.guidance_scale,
+                    guidance_rescale=request.guidance_rescale,
+                ),
+                self._stepper,
+                prediction_type=self._edge.model.info.prediction_type,
+                residual=edge_plan.residual,
+                fade=edge_plan.fade,
+                compares=edge_plan.corrections == "disagreement",
             )
-        except BaseException:
-            await session.close()
-            raise
-        self._note_handoff(plan, lead)
-        return lead
+        return self._edge_lead
 
     def _check_opened(self, opened: Opened) -> None:
         """What the cloud agreed to must be what the edge model can go on with."""
@@ -165,21 +215,37 @@ class Generation:
         except ValueError as error:
             raise ProtocolError(f"the scheduler state of {opened.scheduler_class} cannot be used: {error}") from error
 
-    def _note_handoff(self, plan: Plan, lead: Lead) -> None:
+    def _note_handoff(self, lead: Lead) -> None:
+        recorder, num_steps = self._recorder, self._plan.num_inference_steps
         step = lead.state.step_index if lead.state is not None else 0
-        restarts = 0 < step < plan.num_inference_steps and self._stepper.is_multistep and not self._stepper.state()
+        restarts = 0 < step < num_steps and self._stepper.is_multistep and not self._stepper.state()
         restart = f"{self._request.scheduler} restarts there at order 1"
+        if lead.reason is None or step == num_steps:
+            return
+        recorder.hand_off(lead.reason, step)
         if lead.lost is not None:
-            self._recorder.hand_off(lead.lost_reason, step)
-            what = lead.lost_reason.value.replace("_", " ")
-            line = f"{what} ({lead.lost}): the edge goes on from step {step} of {plan.num_inference_steps}"
-            self._recorder.fall_back(f"{line}; {restart}" if restarts else line)
-        elif step < plan.num_inference_steps:
-            self._recorder.hand_off(HandoffReason.PLAN, step)
-            if restarts:
-                self._recorder.fall_back(
-                    f"the cloud handed over at step {step} without the solver's history; {restart}"
-                )
+            line = f"{_words(lead.reason)} ({lead.lost}): the edge goes on from step {step} of {num_steps}"
+            recorder.fall_back(f"{line}; {restart}" if restarts else line)
+        elif lead.reason is HandoffReason.DEADLINE:
+            line = f"the deadline leaves the cloud no more time: the edge goes on from step {step} of {num_steps}"
+            recorder.fall_back(f"{line}; {restart}" if restarts else line)
+        elif restarts:
+            recorder.fall_back(f"the cloud handed over at step {step} without the solver's history; {restart}")
+        if recorder.shadow_skipped:
+            total = recorder.shadow_skipped + len(recorder.disagreements)
+            recorder.fall_back(f"the edge is too slow to shadow: it skipped {recorder.shadow_skipped} of {total} steps")
+        if self._agreement is not None:
+            self._note_agreement(self._agreement, step)
+
+    def _note_agreement(self, agreement: AgreementHandoff, step: int) -> None:
+        recorder = self._recorder
+        recorder.agreement_scale, recorder.expected_error = agreement.scale, agreement.expected_error(step)
+        recorder.handoff_why = agreement.why(step)
+
+    def _note_deadline(self) -> None:
+        late = -self._clock.seconds_left()
+        if late > 0.0:
+            self._recorder.fall_back(f"the deadline was missed by {late * 1000:.0f} ms")
 
     def _make_stepper(self, opened: Opened | None) -> Stepper:
         """Return the scheduler that drives this generation: the cloud's wherever there is one."""
@@ -188,13 +254,14 @@ class Generation:
         else:
             info: Any = self._edge.model.info if self._link is None else self._link.description.model
             name, config = scheduler_for(self._request.scheduler, json.loads(info.scheduler_config))
-        return Stepper(name, config, self._request.plan.num_inference_steps, self._edge.model.device)
+        return Stepper(name, config, self._plan.num_inference_steps, self._edge.model.device)
 
     def _take_over(self, lead: Lead | None) -> Trajectory:
         """Return the trajectory at the step where the edge begins. Runs on the device thread."""
         model = self._edge.model
-        # A lost cloud may have agreed to what cannot be used; then there is no stepper of its own yet.
-        stepper = self._stepper if lead is not None and lead.opened is not None else self._make_stepper(None)
+        if lead is None or lead.opened is None:
+            # A lost cloud may have agreed to what cannot be used; then there is no stepper of its own yet.
+            self._stepper = self._make_stepper(None)
         if lead is not None and lead.state is not None:
             latents, start_step = from_array(lead.state.latents), lead.state.step_index
         else:
@@ -202,30 +269,55 @@ class Generation:
                 latents = torch.from_numpy(self._noise)
             else:
                 latents = draw_noise(self._latents_shape, self._request.seed)
-            latents, start_step = latents * stepper.schedule.init_noise_sigma, 0
-        return Trajectory(latents.to(model.device), stepper, start_step=start_step, dtype=model.dtype)
+            latents, start_step = latents * self._stepper.schedule.init_noise_sigma, 0
+        return Trajectory(latents.to(model.device), self._stepper, start_step=start_step, dtype=model.dtype)
 
-    async def _finish(self, lead: Lead | None, encoding: asyncio.Task[Conditioning]) -> Trajectory:
-        """Run what is left on the edge model; return the trajectory at its end."""
-        recorder, request = self._recorder, self._request
+    async def _finish(self, lead: Lead | None, cloud: CloudLead | None) -> Trajectory:
+        """Run what is left on the edge model, with the cloud's corrections; return the trajectory at its end."""
         trajectory = await self._edge.run(self._take_over, lead)
         if trajectory.done:
             return trajectory
-        recorder.enter("edge")
-        began = await self._edge.finish(
+        self._recorder.enter("edge")
+        finish = Finish(
+            self._edge,
+            await self._lead_with_edge(),
             trajectory,
-            await encoding,
-            guidance_scale=request.guidance_scale,
-            guidance_rescale=request.guidance_rescale,
-            on_step=lambda result: recorder.edge_step(result.step_index),
+            self._recorder,
+            cloud=cloud,
+            corrections=self._granted(trajectory),
+            clock=self._clock,
         )
-        recorder.seconds["edge_compute"] = time.perf_counter() - began
+        began = time.perf_counter()
         if lead is not None:
-            stages = recorder.handoff_stages
+            stages = self._recorder.handoff_stages
             stages["edge_start"] = began - lead.decided_at
             stages["total"] = sum(stages.values())
-            recorder.seconds["handoff"] = stages["total"]
+            self._recorder.seconds["handoff"] = stages["total"]
+        await finish.run()
         return trajectory
+
+    def _granted(self, trajectory: Trajectory) -> Granted:
+        """Return the plan's corrections within its budget and the deadline, priced by what things took so far."""
+        schedule, recorder = trajectory.schedule, self._recorder
+        real = [step for step in recorder.cloud_steps.values() if step.source is Source.CLOUD]
+        price = CorrectionPrice(
+            rtt_seconds=recorder.link.rtt_quantile_seconds(0.5),
+            cloud_step_seconds=sum(step.compute_seconds + step.queue_seconds for step in real) / max(1, len(real)),
+            edge_step_seconds=self._edge.step_seconds.seconds,
+            decode_seconds=self._edge.decode_seconds.seconds,
+        )
+        sensitivity = ddim_sensitivities(schedule, self._stepper.prediction_type)
+        return Granted(
+            policy=make_corrections(self._edge_plan, sensitivity),
+            num_inference_steps=schedule.num_steps,
+            calls_left=calls_left(self._edge_plan, recorder.nfe["cloud"]),
+            seconds_left=self._clock.seconds_left,
+            price=price,
+        )
+
+
+def _words(reason: HandoffReason) -> str:
+    return reason.value.replace("_", " ")
 
 
 def read_noise(request: GenerationRequest, latents_shape: tuple[int, ...]) -> Array:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from orchestrator.edge_plan import CORRECTIONS
 from orchestrator.plan import PREDICTORS, parse_steps
 from orchestrator.refresh import REFRESH_POLICIES
 
@@ -59,34 +60,48 @@ PLAN_OPTIONS = (
     click.option("--num-inference-steps", type=int, help="Denoising steps, cloud and edge together.  [default: 50]"),
     click.option("--steps", metavar="40,10", help="Split as Hybrid SD writes it: cloud steps, edge steps."),
     click.option("--handoff-step", type=int, help="First step of the edge model; the step count means never."),
-    click.option("--warmup-steps", type=int, help="ecdiff: real evaluations at the start (p).  [default: 7 of 50]"),
+    click.option("--warmup-steps", type=int, help="Real evaluations at the start (p).  [default: 7 of 50]"),
     click.option(
         "--skip-interval",
         type=int,
-        help="ecdiff: extrapolated steps between two real ones (k), or the most if they vary.  [default: 2 if fixed]",
+        help="Extrapolated steps between two real ones (k), or the most if they vary.  [default: 2 if fixed]",
     ),
-    click.option("--smoothing", type=float, help="ecdiff: weight of the gradient (a).  [default: 0.3]"),
-    click.option(
-        "--predictor", help=f"ecdiff: how a step is extrapolated: {', '.join(PREDICTORS)}.  [default: ecdiff]"
-    ),
-    click.option(
-        "--refresh", help=f"ecdiff: when the cloud evaluates: {', '.join(REFRESH_POLICIES)}.  [default: fixed]"
-    ),
+    click.option("--smoothing", type=float, help="Predictor ecdiff: weight of the gradient (a).  [default: 0.3]"),
+    click.option("--predictor", help=f"How a step is extrapolated: {', '.join(PREDICTORS)}.  [default: ecdiff]"),
+    click.option("--refresh", help=f"When the cloud evaluates: {', '.join(REFRESH_POLICIES)}.  [default: fixed]"),
     click.option(
         "--tolerance",
         type=float,
-        help="ecdiff: what embedded-error, third-difference and easycache let their measure reach; 0: every step real.",
+        help="adaptive: error of the final latents to allow.  [default: the plan file's]  "
+        "With refresh embedded-error, third-difference or easycache: what their measure may reach; 0: every step real.",
     ),
     click.option(
         "--real-steps",
         type=parse_steps,
         metavar="0,1,4,...",
-        help="ecdiff: the cloud's real steps, for refresh listed.",
+        help="The cloud's real steps, for refresh listed.",
     ),
     click.option(
         "--max-cloud-calls",
         type=int,
         help="Hard bound on evaluations in the cloud; hands off earlier where it cannot be kept otherwise.",
+    ),
+    click.option(
+        "--corrections",
+        type=click.Choice(CORRECTIONS),
+        help="adaptive: when the edge asks the cloud after the handoff.  [default: planned with a searched plan, else "
+        "none]",
+    ),
+    click.option(
+        "--shadow/--no-shadow",
+        default=True,
+        help="adaptive: let the idle edge evaluate its model while the cloud leads: handoff by agreement and residual.",
+    ),
+    click.option(
+        "--deadline-ms",
+        type=float,
+        metavar="MS",
+        help="adaptive: choose the best plan that is in time, and hand off when time runs out.",
     ),
 )
 PICTURE_OPTIONS = (

@@ -22,7 +22,13 @@ TILE_PIXELS = 256
 MARGIN_PIXELS = 16
 CAPTION_PIXELS = 64
 TITLE_PIXELS = 40
-MODE_TITLES = {"cloud": "cloud only", "edge": "edge only", "split": "split (Hybrid SD)", "ecdiff": "EC-Diff"}
+MODE_TITLES = {
+    "cloud": "cloud only",
+    "edge": "edge only",
+    "split": "split (Hybrid SD)",
+    "ecdiff": "EC-Diff",
+    "adaptive": "adaptive",
+}
 
 
 def check_outputs(paths: Sequence[Path]) -> None:
@@ -159,9 +165,8 @@ def comparison_grid(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, Report
 def cost_line(report: Report) -> str:
     """Say in a few words what a generation cost."""
     nfe = report["nfe"]
-    return (
-        f"{nfe['cloud']} cloud / {nfe['extrapolated']} extrap. / {nfe['edge']} edge, {report['seconds']['total']:.1f} s"
-    )
+    cloud = f"{nfe['cloud']} + {nfe['corrections']}" if nfe["corrections"] else str(nfe["cloud"])
+    return f"{cloud} cloud / {nfe['extrapolated']} extrap. / {nfe['edge']} edge, {report['seconds']['total']:.1f} s"
 
 
 def _fit(image: Image.Image) -> Image.Image:

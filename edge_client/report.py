@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate, nearest_rank
-from wire.messages import HandedOff, Source, Step, Totals
+from wire.messages import Correction, HandedOff, Plan, Source, Step, Totals
 from wire.tensors import CodecEvent
+
+if TYPE_CHECKING:  # it knows models, and the report is wanted by who only checks a file name
+    from edge_client.decision import Decision
 
 SECONDS = (
     "total",
@@ -60,6 +63,7 @@ class Recorder:
     request: GenerationRequest
     link: LinkEstimate
     on_progress: Callable[[Snapshot], None] | None = None
+    decision: Decision | None = None
     phase: str = "connecting"
     queue_position: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
@@ -76,6 +80,14 @@ class Recorder:
     bytes_sent: int = 0
     bytes_received: int = 0
     num_corrections: int = 0
+    correction_steps: list[int] = field(default_factory=list)
+    correction_seconds: list[float] = field(default_factory=list)
+    corrections_skipped: list[tuple[int, str]] = field(default_factory=list)
+    disagreements: dict[int, float] = field(default_factory=dict)
+    shadow_skipped: int = 0
+    agreement_scale: float | None = None
+    expected_error: float | None = None
+    handoff_why: str = ""
     cloud_steps: dict[int, Step] = field(default_factory=dict)
     edge_steps: set[int] = field(default_factory=set)
 
@@ -97,6 +109,22 @@ class Recorder:
         """Note a step of the edge model."""
         self.edge_steps.add(step_index)
         self.notify()
+
+    def shadowed(self, step_index: int, disagreement: float) -> None:
+        """Note q at a real step that the edge model evaluated as well."""
+        self.disagreements[step_index] = disagreement
+        self.notify()
+
+    def correction(self, message: Correction) -> None:
+        """Note an evaluation of the cloud after the handoff, whether it still could be used or not."""
+        self.num_corrections += 1
+        self.seconds["cloud_compute"] += message.compute_seconds
+        self.seconds["cloud_queue"] += message.queue_seconds
+
+    def corrected(self, step_index: int, waited_seconds: float) -> None:
+        """Note a step that ran on the cloud's answer, and how long that took beyond the edge's own evaluation."""
+        self.correction_steps.append(step_index)
+        self.correction_seconds.append(waited_seconds)
 
     def hand_off(self, reason: HandoffReason, step_index: int) -> None:
         """Note that the edge model takes over before `step_index`."""
@@ -130,13 +158,17 @@ class Recorder:
         """Take over the cloud's own account of its time."""
         self.seconds["cloud_compute"] = totals.compute_seconds
         self.seconds["cloud_queue"] = totals.queue_seconds
-        self.num_corrections = totals.nfe_correction
 
     def cloud_totals_from_steps(self) -> None:
         """The same from the step headers, for a cloud that can no longer say."""
         steps = self.cloud_steps.values()
         self.seconds["cloud_compute"] = sum(step.compute_seconds for step in steps)
         self.seconds["cloud_queue"] = sum(step.queue_seconds for step in steps)
+
+    @property
+    def plan(self) -> Plan:
+        """What the cloud was told, or is going to be."""
+        return self.request.plan if self.decision is None else self.decision.plan
 
     @property
     def step_sources(self) -> str:
@@ -166,7 +198,7 @@ class Recorder:
         self.on_progress(
             Snapshot(
                 phase=self.phase,
-                num_inference_steps=self.request.plan.num_inference_steps,
+                num_inference_steps=self.plan.num_inference_steps,
                 step_sources=self.step_sources,
                 rtt_seconds=self.link.rtt_quantile_seconds(0.5),
                 bytes_received=self.bytes_received,
@@ -178,7 +210,7 @@ class Recorder:
 
     def report(self) -> Report:
         """Return the report (docs/report.md) without the pictures' paths."""
-        request, plan = self.request, self.request.plan
+        request, plan = self.request, self.plan
         reason = self.handoff_reason
         uncertainty = self.link.clock_offset_uncertainty_seconds
         return {
@@ -213,6 +245,65 @@ class Recorder:
             },
             "extrapolation_error": [round(error, 6) for error in self.extrapolation_errors],
             "handoff": None if reason is None else {"reason": reason.value, "step": self.handoff_step},
+            "plan": self._plan_facts(),
+            "shadow": self._shadow_facts(),
+            "corrections": {
+                "steps": list(self.correction_steps),
+                "wait_seconds": [round(value, 6) for value in self.correction_seconds],
+                "skipped": [{"step": step, "reason": why} for step, why in self.corrections_skipped],
+            },
+            "deadline": self._deadline_facts(),
             "fallbacks": list(self.fallbacks),
             "warnings": list(self.warnings),
         }
+
+    def _plan_facts(self) -> dict[str, Any]:
+        """Return what was decided before the start."""
+        decision, plan = self.decision, self.plan
+        if decision is None:
+            return {}
+        edge_plan = decision.edge_plan
+        return {
+            "origin": decision.origin,
+            "why": decision.why,
+            "expected_error": _rounded(decision.expected_error),
+            "refresh": plan.refresh,
+            "predictor": plan.predictor,
+            "real_steps": list(plan.real_steps),
+            "latest_handoff_step": plan.handoff_step,
+            "residual": edge_plan.residual,
+            "corrections": edge_plan.corrections,
+            "correction_steps": list(edge_plan.correction_steps),
+        }
+
+    def _shadow_facts(self) -> dict[str, Any] | None:
+        """Return what the shadow measured, and what the handoff by agreement made of it; None without a shadow."""
+        if self.decision is None or not self.decision.edge_plan.shadow:
+            return None
+        return {
+            "disagreement": [
+                {"step": step, "q": _rounded(value)} for step, value in sorted(self.disagreements.items())
+            ],
+            "skipped": self.shadow_skipped,
+            "scale": _rounded(self.agreement_scale),
+            "expected_error": _rounded(self.expected_error),
+            "why": self.handoff_why,
+        }
+
+    def _deadline_facts(self) -> dict[str, Any] | None:
+        """Return deadline, prediction and outcome in milliseconds; None without a deadline."""
+        wanted = self.request.plan_options.deadline_ms
+        if wanted is None:
+            return None
+        estimate = None if self.decision is None else self.decision.estimate
+        taken = (self.seconds["total"] - self.seconds["connect"]) * 1000
+        return {
+            "milliseconds": wanted,
+            "predicted_milliseconds": None if estimate is None else round(estimate.total_seconds * 1000, 3),
+            "missed_by_milliseconds": round(max(0.0, taken - wanted), 3),
+        }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Return a figure as the report shows it; what is not finite has no place in JSON."""
+    return round(value, 6) if value is not None and math.isfinite(value) else None

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from diffusion.scheduler_config import SCHEDULERS
-from orchestrator.plan import CLOUD_MODES, PlanOptions, make_plan
+from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, PlanOptions, make_edge_plan, make_plan
 from wire.messages import Codec, Limits, Plan
 
 # Which codecs the edge offers for `--latents-codec`, the wanted one first. Lossy ones only when asked for.
@@ -28,7 +28,7 @@ class GenerationRequest:
 
     Attributes:
         prompt: What to draw.
-        mode: `cloud`, `edge`, `split` or `ecdiff`.
+        mode: `cloud`, `edge`, `split`, `ecdiff` or `adaptive`.
         plan_options: Step count and whatever the user fixed of the plan.
         guidance_scale: Classifier-free guidance weight; above 1 it is on.
         guidance_rescale: 0..1, arXiv 2305.08891.
@@ -40,13 +40,14 @@ class GenerationRequest:
         scheduler: Name of the update rule.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd` or `int8-block`.
+        plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
 
     Raises:
         ValueError: With the name and the value of whatever does not fit.
     """
 
     prompt: str
-    mode: str = "ecdiff"
+    mode: str = DEFAULT_MODE
     plan_options: PlanOptions = field(default_factory=PlanOptions)
     guidance_scale: float = 7.5
     guidance_rescale: float = 0.0
@@ -58,6 +59,7 @@ class GenerationRequest:
     scheduler: str = "ddim"
     initial_latents: Path | None = None
     latents_codec: str = "zstd"
+    plan_file: Path | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def __post_init__(self) -> None:
@@ -84,7 +86,14 @@ class GenerationRequest:
             raise ValueError(f"unknown scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
+        if self.plan_file is not None:
+            if self.mode != "adaptive":
+                raise ValueError(f"--plan belongs to mode adaptive, not to {self.mode}")
+            if self.plan_options.by_hand:
+                raise ValueError("--plan is a whole plan: leave the options out that make one by hand")
         _ = self.plan
+        if self.plan_options.by_hand or self.plan_options.corrections != "planned":
+            make_edge_plan(self.mode, self.plan_options)
 
     def _check_text(self, name: str) -> None:
         text = getattr(self, name)
@@ -97,7 +106,7 @@ class GenerationRequest:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan of this mode with these options."""
+        """The cloud's plan of this mode with these options; for adaptive, the one without a search."""
         return make_plan(self.mode, self.plan_options)
 
     @property

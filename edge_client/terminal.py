@@ -116,6 +116,7 @@ def _cells(report: Report) -> dict[str, str]:
     return {
         "cloud evaluations": f"{nfe['cloud']}{discarded}",
         "extrapolated steps": str(nfe["extrapolated"]),
+        "corrections": str(nfe["corrections"]) if online else "-",
         "edge evaluations": str(nfe["edge"]),
         "handoff": f"{handoff['reason']} @ {handoff['step']}" if handoff else "-",
         "cloud compute ms": milliseconds(seconds["cloud_compute"]) if online else "-",
@@ -142,5 +143,8 @@ def print_results(reports: Sequence[Report], written: Sequence[str]) -> None:
             steps.append(letter, SOURCE_STYLES[letter])
         console.print(steps, soft_wrap=True)
     console.print(Text(f"{'':>8}  {LEGEND}", "dim"))
+    for report in reports:
+        if report["shadow"] is not None and report["shadow"]["why"]:
+            console.print(Text(f'"{report["prompt"]}": {report["shadow"]["why"]}', "dim"), soft_wrap=True)
     for name in written:
         console.print(f"wrote {name}", markup=False, soft_wrap=True)

@@ -6,14 +6,18 @@ its authors' public code has them; for other step counts they are scaled.
 
 from __future__ import annotations
 
+import math
+import sys
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from orchestrator.edge_plan import EdgePlan
 from orchestrator.refresh import REFRESH_POLICIES, least_real_steps, make_refresh
 from wire.messages import MIN_WARMUP_STEPS, Limits, Plan, Source
 
-MODES = ("cloud", "edge", "split", "ecdiff")
-CLOUD_MODES = ("cloud", "split", "ecdiff")
+MODES = ("cloud", "edge", "split", "ecdiff", "adaptive")
+CLOUD_MODES = ("cloud", "split", "ecdiff", "adaptive")
+DEFAULT_MODE = "adaptive"
 
 # What the cloud can extrapolate with; the mathematics is in diffusion/predictors/, which no decision imports.
 PREDICTORS = ("reuse", "ecdiff", "linear", "quadratic", "epsilon-linear", "x0-linear", "chebyshev", "etc")
@@ -25,6 +29,8 @@ PAPER_WARMUP_STEPS = 7
 PAPER_SKIP_INTERVAL = 2
 PAPER_SMOOTHING = 0.3
 PAPER_HANDOFF_STEP = 37
+# Without a search nobody knows how fast the residual grows: the last one, as it is, never runs away.
+UNSEARCHED_RESIDUAL = "reuse"
 # Hybrid SD has no one published split; four fifths on the large model is its most quoted setting.
 SPLIT_HANDOFF_RATIO = 0.8
 
@@ -32,12 +38,25 @@ T = TypeVar("T")
 
 # Options that say when a step is real; each refresh policy reads some of them.
 _REFRESH_OPTIONS = ("warmup_steps", "skip_interval", "final_steps", "tolerance", "real_steps")
-_EXTRAPOLATION_OPTIONS = (*_REFRESH_OPTIONS, "smoothing", "predictor", "refresh")
+_EXTRAPOLATION_OPTIONS = (
+    "warmup_steps",
+    "skip_interval",
+    "final_steps",
+    "real_steps",
+    "smoothing",
+    "predictor",
+    "refresh",
+)
+_EDGE_OPTIONS = ("corrections", "deadline_ms")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What a user may ask of a plan; None leaves the choice to the mode."""
+    """What a user may ask of a plan; None leaves the choice to the mode.
+
+    `tolerance` is that of a refresh policy that reads one; else the error of the final latents that mode adaptive
+    allows.
+    """
 
     num_inference_steps: int = DEFAULT_NUM_INFERENCE_STEPS
     handoff_step: int | None = None
@@ -50,10 +69,18 @@ class PlanOptions:
     final_steps: int | None = None
     real_steps: tuple[int, ...] | None = None
     max_cloud_calls: int | None = None
+    corrections: str | None = None
+    shadow: bool = True
+    deadline_ms: float | None = None
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the user says how the cloud extrapolates: then no searched plan is used."""
+        return any(getattr(self, name) is not None for name in _EXTRAPOLATION_OPTIONS)
 
 
 def make_plan(mode: str, options: PlanOptions) -> Plan:
-    """Return the plan of `mode` with the user's options.
+    """Return the cloud's plan of `mode` with the user's options; for adaptive, the one without a search.
 
     Args:
         mode: One of `MODES`.
@@ -69,10 +96,7 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
         value = getattr(options, name)
         if value is not None and value > MAX_STEPS:
             raise ValueError(f"{name} must be at most {MAX_STEPS}, not {value}")
-    if mode != "ecdiff":
-        for name in _EXTRAPOLATION_OPTIONS:
-            if getattr(options, name) is not None:
-                raise ValueError(f"{name} belongs to mode ecdiff; mode {mode} evaluates every step")
+    _check_options(mode, options)
     if mode in ("cloud", "split"):
         plan = _always(mode, options)
     elif mode == "edge":
@@ -80,10 +104,53 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
             raise ValueError("mode edge has no handoff; use --mode split or leave --handoff-step out")
         plan = Plan(num_inference_steps=options.num_inference_steps, handoff_step=0)
     else:
-        plan = _ecdiff(options)
+        plan = _ecdiff(replace(options, tolerance=None) if _is_the_edges(mode, options) else options)
     plan = _within_cloud_calls(plan, options)
     make_refresh(plan)  # refuses what does not fit together
     return plan
+
+
+def make_edge_plan(mode: str, options: PlanOptions) -> EdgePlan:
+    """Return the edge's part of `mode` with the user's options; for adaptive, the one without a search.
+
+    Raises:
+        ValueError: As `make_plan`, for the edge's options.
+    """
+    if mode != "adaptive":
+        return EdgePlan(max_cloud_calls=options.max_cloud_calls)
+    corrections = options.corrections or "none"
+    if corrections == "planned":
+        raise ValueError("corrections planned needs a searched plan: leave the options out that make one by hand")
+    return EdgePlan(
+        shadow=options.shadow,
+        residual=UNSEARCHED_RESIDUAL,
+        corrections=corrections,
+        tolerance=(options.tolerance or 0.0) if _is_the_edges(mode, options) else 0.0,
+        max_cloud_calls=options.max_cloud_calls,
+    )
+
+
+def _check_options(mode: str, options: PlanOptions) -> None:
+    given = [name for name in (*_EXTRAPOLATION_OPTIONS, "tolerance") if getattr(options, name) is not None]
+    if mode not in ("ecdiff", "adaptive") and given:
+        raise ValueError(f"{given[0]} belongs to modes ecdiff and adaptive; mode {mode} evaluates every step")
+    for name, low in (("deadline_ms", sys.float_info.min), ("tolerance", 0.0)):
+        value = getattr(options, name)
+        if value is not None and not low <= value < math.inf:
+            raise ValueError(f"{name} must be {'a positive number' if low else 'a number of at least 0'}, not {value}")
+    if mode == "adaptive":
+        return
+    for name in _EDGE_OPTIONS:
+        if getattr(options, name) is not None:
+            raise ValueError(f"{name} belongs to mode adaptive, not to {mode}")
+    if not options.shadow:
+        raise ValueError(f"--no-shadow belongs to mode adaptive; mode {mode} has no shadow")
+
+
+def _is_the_edges(mode: str, options: PlanOptions) -> bool:
+    """Whether the tolerance is for the edge's decisions, not for the refresh policy's."""
+    policy = REFRESH_POLICIES.get(options.refresh or "fixed")
+    return mode == "adaptive" and policy is not None and "tolerance" not in policy.reads
 
 
 def _always(mode: str, options: PlanOptions) -> Plan:

@@ -122,8 +122,8 @@ def test_max_cloud_calls_never_moves_an_explicit_handoff_step() -> None:
         ("cloud", PlanOptions(num_inference_steps=1001), "num_inference_steps must be at most 1000, not 1001"),
         ("edge", PlanOptions(num_inference_steps=10**30), "num_inference_steps must be at most 1000"),
         ("ecdiff", PlanOptions(skip_interval=2**31), "skip_interval must be at most 1000"),
-        ("cloud", PlanOptions(warmup_steps=3), "warmup_steps belongs to mode ecdiff"),
-        ("split", PlanOptions(tolerance=0.1), "tolerance belongs to mode ecdiff"),
+        ("cloud", PlanOptions(warmup_steps=3), "warmup_steps belongs to modes ecdiff and adaptive"),
+        ("split", PlanOptions(tolerance=0.1), "tolerance belongs to modes ecdiff and adaptive"),
         (
             "ecdiff",
             PlanOptions(tolerance=0.1),

@@ -1,0 +1,105 @@
+"""The shadow: while the cloud leads, the edge evaluates its own model where the cloud evaluated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import torch
+
+from diffusion.edge_lead import EdgeLead
+from diffusion.tensors import from_array, to_array
+from edge_client.edge_model import EdgeModel
+from edge_client.report import Recorder
+from orchestrator.handoff import AgreementHandoff, HandoffReason
+from wire.messages import State, Step
+
+
+class Shadow:
+    """Evaluates the edge model at the real steps of the stream, in order, behind the stream's back.
+
+    It keeps at most one step waiting: an edge that is slower than the cloud skips the older ones, and the report says
+    how many. What it decides depends on the steps that it has seen, never on when they came.
+
+    Args:
+        edge: The small model.
+        make_lead: Returns the generation's `EdgeLead`, once the prompt is encoded.
+        agreement: Decides the handoff from what is measured; None: nothing is decided here.
+        recorder: Told of every measurement.
+    """
+
+    def __init__(
+        self,
+        edge: EdgeModel,
+        make_lead: Callable[[], Awaitable[EdgeLead]],
+        agreement: AgreementHandoff | None,
+        recorder: Recorder,
+    ) -> None:
+        self._edge = edge
+        self._make_lead = make_lead
+        self._agreement = agreement
+        self._recorder = recorder
+        self._waiting: Step | None = None
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def offer(self, step: Step) -> None:
+        """Take a real step with its prediction; one that still waits gives way."""
+        if self._waiting is not None:
+            self._recorder.shadow_skipped += 1
+        self._waiting = step
+        self._idle.clear()
+        self._wake.set()
+
+    async def run(self) -> State:
+        """Shadow until the handoff by agreement; return the state that the edge takes over from.
+
+        Raises:
+            asyncio.CancelledError: The cloud's part ended without agreement.
+        """
+        while True:
+            await self._wake.wait()
+            lead = await self._make_lead()
+            self._wake.clear()
+            step, self._waiting = self._waiting, None
+            if step is not None and await self._agrees(lead, step):
+                return await self._edge.run(_state_after, lead, step)
+            if self._waiting is None:
+                self._idle.set()
+
+    async def settle(self) -> None:
+        """Wait until nothing is waiting."""
+        await self._idle.wait()
+
+    async def _agrees(self, lead: EdgeLead, step: Step) -> bool:
+        assert step.prediction is not None
+        assert step.latents_before is not None
+        cloud, latents = from_array(step.prediction), from_array(step.latents_before)
+        measured = await self._edge.run(_shadow, lead, step.step_index, cloud, latents)
+        disagreement = sum(measured) / len(measured)
+        self._recorder.shadowed(step.step_index, disagreement)
+        if self._agreement is None:
+            return False
+        self._agreement.observe(step.step_index, disagreement)
+        return self._agreement.decide(step.step_index + 1) is HandoffReason.AGREEMENT
+
+
+def _shadow(lead: EdgeLead, step_index: int, cloud: torch.Tensor, latents: torch.Tensor) -> list[float]:
+    device = lead.stepper.device
+    return lead.shadow(step_index, cloud.to(device), latents.to(device))
+
+
+def _state_after(lead: EdgeLead, step: Step) -> State:
+    """Return the state after a real step, with the history that the step leaves a multistep solver."""
+    assert step.latents is not None
+    assert step.latents_before is not None
+    assert step.prediction is not None
+    stepper, device = lead.stepper, lead.stepper.device
+    stepper.load_state({}, step_index=step.step_index)
+    with torch.inference_mode():
+        stepper.step(
+            from_array(step.prediction).to(device), step.step_index, from_array(step.latents_before).to(device)
+        )
+    history = {name: to_array(tensor) for name, tensor in stepper.state().items()}
+    return State(step_index=step.step_index + 1, latents=step.latents, scheduler_state=history)
