@@ -98,10 +98,11 @@ class LatencyEstimate:
         cloud_calls: Evaluations in the cloud up to there, and corrections after it.
         encode_prompt_seconds: What the edge waits for its own text encoder after everything else.
         cloud_queue_seconds: Waiting for the cloud's device.
-        cloud_compute_seconds: The cloud's text encoder and its evaluations.
-        network_seconds: The way of Open; where the edge runs no step, that of the final latents too.
+        cloud_compute_seconds: The cloud's text encoder and its evaluations; of corrections, what the edge waits for.
+        network_seconds: The way of Open, and what corrections take beyond that; where the edge runs no step, the way of
+            the final latents too.
         handoff_seconds: From the cloud's last step that counts to the edge's first, the last shadow included.
-        edge_compute_seconds: The edge's part, waits for corrections included.
+        edge_compute_seconds: The small model, save in the shadow.
         decode_seconds: The decoder.
     """
 
@@ -142,8 +143,8 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
     handoff_step, agreed = expected_handoff(plan, edge_plan)
     num_real = _num_real(plan, handoff_step)
     num_corrections = expected_corrections(plan, edge_plan, handoff_step, num_real)
-    num_edge = plan.num_inference_steps - handoff_step - num_corrections
-    tail = num_edge * costs.edge_step_seconds + num_corrections * costs.correction_price.seconds
+    # A corrected step wants the small model's own evaluation too.
+    tail = (plan.num_inference_steps - handoff_step) * costs.edge_step_seconds
     if handoff_step == 0 and num_corrections == 0:
         return LatencyEstimate(
             handoff_step=0,
@@ -155,21 +156,21 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
     num_shadowed = num_real if edge_plan.shadow else 0
     compute = costs.encode_prompt_seconds + num_real * costs.cloud_step_seconds
     if costs.shared_cores:
-        compute += _clip(costs.edge_encode_prompt_seconds - costs.one_way_seconds, compute)
-        # The last shadow has the cores for itself, unless the cloud goes on until the edge says stop.
-        beside = num_shadowed if agreed else max(0, num_shadowed - 1)
-        compute += beside * min(costs.edge_step_seconds, costs.cloud_step_seconds)
+        compute += _slowed_by_edge(costs, compute, num_shadowed if agreed else max(0, num_shadowed - 1))
     queue = num_real * costs.cloud_queue_seconds
-    back = costs.one_way_seconds + _arrival_seconds(costs, num_real, num_shadowed)
+    there, back = costs.one_way_seconds, costs.one_way_seconds + _arrival_seconds(costs, num_real, num_shadowed)
     edge_leads = handoff_step < plan.num_inference_steps
-    waited = queue + compute + costs.one_way_seconds + back
+    late_encoding = max(0.0, costs.edge_encode_prompt_seconds - (there + queue + compute + back))
+    price = costs.correction_price
+    waited = price.seconds - price.edge_step_seconds
+    waited_in_cloud = min(waited, price.cloud_step_seconds)
     return LatencyEstimate(
         handoff_step=handoff_step,
         cloud_calls=num_real + num_corrections,
-        encode_prompt_seconds=max(0.0, costs.edge_encode_prompt_seconds - waited) if edge_leads else 0.0,
+        encode_prompt_seconds=late_encoding if edge_leads else 0.0,
         cloud_queue_seconds=queue,
-        cloud_compute_seconds=compute,
-        network_seconds=costs.one_way_seconds + (0.0 if edge_leads else back),
+        cloud_compute_seconds=compute + num_corrections * waited_in_cloud,
+        network_seconds=there + num_corrections * (waited - waited_in_cloud) + (0.0 if edge_leads else back),
         handoff_seconds=back if edge_leads else 0.0,
         edge_compute_seconds=tail,
         decode_seconds=costs.decode_seconds,
@@ -205,6 +206,16 @@ def _num_real(plan: Plan, handoff_step: int) -> int:
     """Return the evaluations in the cloud before a step, at most."""
     most = sum(source is not Source.EXTRAPOLATED for source in step_sources(plan)[:handoff_step])
     return most if plan.max_cloud_calls is None else min(most, plan.max_cloud_calls)
+
+
+def _slowed_by_edge(costs: Costs, compute_seconds: float, num_beside: int) -> float:
+    """Return by how much the cloud is slower for what the edge computes on the same cores meanwhile.
+
+    That is its text encoder, and the shadow of every step but the last: that has the cores for itself, unless the
+    cloud goes on until the edge says stop.
+    """
+    encoding = _clip(costs.edge_encode_prompt_seconds - costs.one_way_seconds, compute_seconds)
+    return encoding + num_beside * min(costs.edge_step_seconds, costs.cloud_step_seconds)
 
 
 def _arrival_seconds(costs: Costs, num_real: int, num_shadowed: int) -> float:
