@@ -1,4 +1,4 @@
-"""`orchestrator`: look at a plan before paying for it."""
+"""`orchestrator`: look at a plan before paying for it, or search better ones."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from orchestrator.plan import (
     step_sources,
 )
 from orchestrator.refresh import REFRESH_POLICIES
+from orchestrator.search.command import search
 from wire.messages import Source
 
 
@@ -65,6 +66,9 @@ def plan(mode: str, **options: Any) -> None:
         "cloud_calls": dict(zip(("least", "most"), cloud_calls(made), strict=True)),
     }
     click.echo(json.dumps(printed, indent=1))
+
+
+cli.add_command(search)
 
 
 def main() -> None:

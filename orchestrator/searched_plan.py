@@ -221,10 +221,10 @@ def _one_line_lists(text: str) -> str:
     """Return indented JSON with every list of numbers on one line."""
     lines: list[str] = []
     for line in text.splitlines():
-        begun = bool(lines) and lines[-1].endswith(("[", ",")) and "[" in lines[-1] and "]" not in lines[-1]
-        item = line.strip().rstrip(",")
-        if begun and (item in ("]", "null") or item.lstrip("-")[:1].isdigit()):
-            lines[-1] += ("" if lines[-1].endswith("[") or item == "]" else " ") + line.strip()
+        item = line.strip()
+        begun = bool(lines) and "[" in lines[-1] and not lines[-1].endswith(("]", "],", "{"))
+        if begun and (item[0] in "-0123456789]" or item.startswith("null")):
+            lines[-1] += item if item[0] == "]" or lines[-1].endswith("[") else f" {item}"
         else:
             lines.append(line)
     return "\n".join(lines)
