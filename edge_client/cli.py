@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_client.command_line import (
+    bad_usage,
+    check_outputs,
+    make_client,
+    make_request,
+    read_addresses,
+    read_credentials,
+)
 from edge_client.options import (
     CLOUD_OPTIONS,
     FILE,
@@ -26,7 +33,6 @@ from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, MODES
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
-    from edge_client.cloud_link import Credentials
     from edge_client.generation import GenerationResult
     from edge_client.request import GenerationRequest
     from edge_client.terminal import ProgressDisplay
@@ -81,12 +87,12 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
     from edge_client.terminal import ProgressDisplay, print_results
 
     mode = mode or ("split" if options["steps"] else DEFAULT_MODE)
-    with _bad_usage():
-        request = _request(prompt, mode, options)
-    _check_outputs(options, request.num_images)
+    with bad_usage():
+        request = make_request(prompt, mode, options)
+    check_outputs(options, request.num_images)
     display = ProgressDisplay(quiet=options["quiet"])
     with display.running(f'"{prompt}"'):
-        client = _client(options, mode)
+        client = make_client(options, mode)
         result, written = run_to_end(_generate(client, request, display, options))
     if not options["quiet"]:
         print_results([result.report], written)
@@ -144,12 +150,12 @@ def compare(prompts: tuple[str, ...], **options: Any) -> None:
     """Generate each PROMPT in every mode from the same seed: pictures side by side, and a table."""
     from edge_client.terminal import ProgressDisplay, print_results
 
-    with _bad_usage():
-        requests = [_request(prompt, mode, options) for prompt in prompts for mode in MODES]
-    _check_outputs(options)
+    with bad_usage():
+        requests = [make_request(prompt, mode, options) for prompt in prompts for mode in MODES]
+    check_outputs(options)
     display = ProgressDisplay(quiet=options["quiet"])
     with display.running("edge-client compare"):
-        client = _client(options, CLOUD_MODES[0])
+        client = make_client(options, CLOUD_MODES[0])
         results = run_to_end(_compare(client, requests, display))
 
     from edge_client.pictures import comparison_grid, save_report, write_file
@@ -184,100 +190,12 @@ async def _compare(
 @with_options(PROBE_OPTIONS)
 def probe(**options: Any) -> None:
     """Measure the way to a cloud: round trip, clock offset, bandwidth. Exits 0 only when it is SERVING."""
-    with _bad_usage():
-        addresses, credentials = _addresses(options), _credentials(options)
+    with bad_usage():
+        addresses, credentials = read_addresses(options), read_credentials(options)
 
     from edge_client.probe import probe_cloud
 
     run_to_end(probe_cloud(addresses, credentials))
-
-
-@contextmanager
-def _bad_usage() -> Iterator[None]:
-    """In this block a value that does not fit is the command line's; later it is a failure."""
-    try:
-        yield
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _check_outputs(options: dict[str, Any], num_images: int = 1) -> None:
-    from edge_client.pictures import check_outputs, image_paths
-
-    others = [options.get(name) for name in ("report_file", "save_latents", "metrics_file")]
-    with _bad_usage():
-        check_outputs([*image_paths(options["output"], num_images), *filter(None, others)])
-
-
-def _client(options: dict[str, Any], mode: str) -> EdgeClient:
-    """Make the client; torch is imported only when everything that can be checked without it is."""
-    with _bad_usage():
-        if mode not in CLOUD_MODES and (options["cloud"] or options["cloud_model"]):
-            raise ValueError(f"mode {mode} uses no cloud: leave --cloud and --cloud-model out")
-        if options["cloud"] is not None:
-            if options["cloud_model"] is not None:
-                raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
-            _addresses(options)
-        credentials = _credentials(options)
-
-    # Not in the running loop: there Ctrl-C would wait until torch is imported.
-    from edge_client.client import EdgeClient
-
-    return EdgeClient(
-        cloud=options["cloud"],
-        cloud_model=options["cloud_model"],
-        edge_model=options["edge_model"],
-        device=options["device"],
-        dtype=options["dtype"],
-        credentials=credentials,
-        silence_seconds=options["cloud_timeout"],
-        step_seconds=options["cloud_step_timeout"],
-    )
-
-
-def _addresses(options: dict[str, Any]) -> tuple[str, ...]:
-    from edge_client.request import parse_addresses
-
-    return parse_addresses(options["cloud"])
-
-
-def _credentials(options: dict[str, Any]) -> Credentials:
-    """Return the credentials, tried on every address."""
-    from edge_client.cloud_link import Credentials
-
-    credentials = Credentials(
-        token_file=options["auth_token_file"],
-        tls_ca=options["tls_ca"],
-        tls_cert=options["tls_cert"],
-        tls_key=options["tls_key"],
-        allow_plaintext_token=options["allow_plaintext_token"],
-    )
-    for address in _addresses(options) if options["cloud"] is not None else ():
-        credentials.metadata(address)
-    return credentials
-
-
-def _request(prompt: str, mode: str, options: dict[str, Any]) -> GenerationRequest:
-    """Turn the command line's options into a request; what was not given keeps its default.
-
-    Raises:
-        ValueError: An option does not fit.
-    """
-    from edge_client.request import GenerationRequest
-    from models import DEFAULT_GUIDANCE_SCALE
-    from orchestrator.plan import PlanOptions, parse_split
-
-    plan_fields, request_fields = PlanOptions.__dataclass_fields__, GenerationRequest.__dataclass_fields__
-    plan = {name: value for name, value in options.items() if name in plan_fields and value is not None}
-    if options.get("steps") is not None:
-        if mode != "split" or "handoff_step" in plan or "num_inference_steps" in plan:
-            raise ValueError("--steps is mode split's way to say both --num-inference-steps and --handoff-step")
-        cloud_steps, edge_steps = parse_split(options["steps"])
-        plan.update(num_inference_steps=cloud_steps + edge_steps, handoff_step=cloud_steps)
-    fields = {name: value for name, value in options.items() if name in request_fields and value is not None}
-    if options["edge_model"] is None:
-        fields.setdefault("guidance_scale", DEFAULT_GUIDANCE_SCALE)
-    return GenerationRequest(prompt=prompt, mode=mode, plan_options=PlanOptions(**plan), **fields)
 
 
 def run() -> int:

@@ -16,7 +16,7 @@ from edge_client.edge_model import EdgeModel
 from edge_client.generation import Generation, GenerationResult
 from edge_client.local_cloud import STOP_SECONDS, LocalCloud
 from edge_client.metrics import EdgeMetrics
-from edge_client.report import Recorder, Snapshot
+from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import REMOTE_WAIT_SECONDS, GenerationRequest, parse_addresses
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair

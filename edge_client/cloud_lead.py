@@ -9,13 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession, Patience
-from edge_client.report import Recorder
-from edge_client.request import CODEC_OFFERS, GenerationRequest
+from edge_client.cloud_session import CloudSession
+from edge_client.recorder import Recorder
 from edge_client.shadow import Shadow
 from orchestrator.handoff import HandoffReason
-from orchestrator.plan import cloud_calls
 from wire.errors import (
     Busy,
     Cancelled,
@@ -38,21 +35,14 @@ from wire.messages import (
     HandedOff,
     HandOff,
     Heartbeat,
-    Noise,
     Open,
     Opened,
-    Plan,
-    PromptText,
-    Seed,
     State,
     Step,
 )
 
 # Before the session exists these say that the request itself is wrong: the user must hear of it.
 WRONG_REQUEST = (InvalidRequest, LimitExceeded, VersionMismatch, UnknownModel, Unauthenticated, IncompatibleModels)
-# Latents under way at a time: one being sent, one waiting.
-CREDIT_WINDOW = 2
-LATENTS_ITEM_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,45 +69,6 @@ def lost_reason(lost: EcdiffError) -> HandoffReason:
     if isinstance(lost, NotServing | Cancelled):
         return HandoffReason.CLOUD_LOST
     return HandoffReason.CLOUD_FULL if isinstance(lost, Busy) else HandoffReason.CLOUD_ERROR
-
-
-def open_message(
-    request: GenerationRequest, plan: Plan, *, shadow: bool, height: int, width: int, noise: Array | None
-) -> Open:
-    """Return the Open of this request.
-
-    The shadow wants the tensors of every real step, so it gets credit for all of them, and of no other step.
-    """
-    return Open(
-        request_id=request.request_id,
-        conditioning=PromptText(prompt=request.prompt, negative_prompt=request.negative_prompt),
-        start=Seed(seed=request.seed) if noise is None else Noise(noise=noise),
-        plan=plan,
-        guidance_scale=request.guidance_scale,
-        guidance_rescale=request.guidance_rescale,
-        height=height,
-        width=width,
-        num_images=request.num_images,
-        scheduler=request.scheduler,
-        stream_latents=not shadow,
-        stream_predictions=shadow,
-        codecs=CODEC_OFFERS[request.latents_codec],
-        credit=max(CREDIT_WINDOW, cloud_calls(plan)[1]) if shadow else CREDIT_WINDOW,
-    )
-
-
-def make_session(
-    link: CloudLink, latents_shape: tuple[int, ...], recorder: Recorder, *, patience: Patience
-) -> CloudSession:
-    """Return a session, not opened yet, for latents `[B, C, H, W]` of `latents_shape`."""
-    return CloudSession(
-        link.stub,
-        link.metadata,
-        patience=patience,
-        max_tensor_bytes=math.prod(latents_shape) * LATENTS_ITEM_BYTES,
-        observe=recorder.codec_events.append,
-        stream_link=recorder.stream_link,
-    )
 
 
 class CloudLead:

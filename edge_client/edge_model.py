@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,18 +22,20 @@ from diffusion.trajectory import StepResult
 
 T = TypeVar("T")
 
+_NUM_RECENT = 32
+
 
 class EdgeModel:
     """The small model and the one thread that runs it. Make one with `await EdgeModel.load(...)`.
 
-    `step_seconds` and `decode_seconds` are what an evaluation and a decoding take, remembered across generations.
+    `encode_seconds`, `step_seconds` and `decode_seconds` are what encoding a prompt, an evaluation and a decoding take,
+    remembered across generations.
     """
 
     def __init__(self, model: Model, executor: ThreadPoolExecutor) -> None:
         self._model = model
         self._executor = executor
-        self.step_seconds = MovingAverage()
-        self.decode_seconds = MovingAverage()
+        self.forget_times()
 
     @classmethod
     async def load(cls, path_or_id: str, *, device: str = "auto", dtype: str = "auto") -> EdgeModel:
@@ -55,6 +59,10 @@ class EdgeModel:
         """The loaded model; only its `info`, `device` and `dtype` may be used outside the thread."""
         return self._model
 
+    def forget_times(self) -> None:
+        """Begin to measure anew, when what was measured paid for lazy starts."""
+        self.encode_seconds, self.step_seconds, self.decode_seconds = Typical(), Typical(), Typical()
+
     def close(self) -> None:
         """Let the thread end after what it is doing."""
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -65,7 +73,10 @@ class EdgeModel:
 
     async def encode_prompt(self, prompt: str, negative_prompt: str, *, guided: bool) -> Conditioning:
         """Encode the prompt with the edge's own text encoder."""
-        return await self.run(self._model.encode_prompt, prompt, negative_prompt, guided=guided)
+        started = time.perf_counter()
+        encoded = await self.run(self._model.encode_prompt, prompt, negative_prompt, guided=guided)
+        self.encode_seconds.add(time.perf_counter() - started)
+        return encoded
 
     async def decode(self, latents: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Decode scheduler latents `[B, C, H, W]` to pictures `[B, H, W, 3]`, uint8."""
@@ -92,6 +103,8 @@ class EdgeModel:
                 guidance_rescale=guidance_rescale,
             )
             (prediction,) = self._model.evaluate([evaluation])
+            if prediction.is_cuda:
+                torch.cuda.synchronize(prediction.device)  # it answers before it is done
             self.step_seconds.add(time.perf_counter() - started)
             return prediction
 
@@ -113,15 +126,23 @@ class EdgeModel:
             return await self.run(lead.run_to_call, wants_call, report)
 
 
-class MovingAverage:
-    """Seconds that something takes, the newest weighing most; 0 before the first."""
+class Typical:
+    """What something usually takes: the median of the last 32 times; 0 before the first.
+
+    A mean would follow the few evaluations that compete with the cloud for the same cores.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self._recent: deque[float] = deque(maxlen=_NUM_RECENT)
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return statistics.median(self._recent) if self._recent else 0.0
 
     def add(self, seconds: float) -> None:
         """Take in one measurement."""
-        self.seconds = seconds if self.seconds == 0.0 else 0.8 * self.seconds + 0.2 * seconds
+        self._recent.append(seconds)
 
 
 class _Stopped(Exception):

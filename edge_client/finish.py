@@ -14,7 +14,7 @@ from diffusion.trajectory import StepResult, Trajectory
 from edge_client.clock import Clock
 from edge_client.cloud_lead import CloudLead
 from edge_client.edge_model import EdgeModel
-from edge_client.report import Recorder
+from edge_client.recorder import Recorder
 from orchestrator.corrections import Granted
 from wire.errors import ModelError
 from wire.messages import Array, Correction

@@ -6,33 +6,33 @@ import asyncio
 import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from diffusion.edge_lead import EdgeLead, make_edge_lead
 from diffusion.model import Conditioning
 from diffusion.noise import draw_noise
-from diffusion.schedulers import SCHEDULERS, Stepper, scheduler_for
 from diffusion.sensitivity import ddim_sensitivities
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
 from edge_client.clock import Clock
-from edge_client.cloud_lead import CloudLead, Lead, make_session, open_message
+from edge_client.cloud_lead import CloudLead, Lead
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import Patience
 from edge_client.decision import Decision
+from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
-from edge_client.report import Recorder, Report
+from edge_client.noise_file import read_noise
+from edge_client.opening import make_session, open_message
+from edge_client.recorder import Recorder
+from edge_client.report import Report, make_report
 from edge_client.request import GenerationRequest
 from edge_client.shadow import Shadow
 from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
 from orchestrator.handoff import AgreementHandoff, HandoffReason
-from wire.errors import IncompatibleModels, ProtocolError
-from wire.messages import Array, Opened, Source, State
+from wire.messages import Array, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +83,16 @@ class Generation:
         self._height = request.height or info.default_height
         self._width = request.width or info.default_width
         self._latents_shape = edge.model.latents_shape(self._height, self._width, request.num_images)
-        self._stepper: Stepper
-        self._noise = None if request.initial_latents is None else read_noise(request, self._latents_shape)
+        self._scheduler = DrivingScheduler(
+            request.scheduler,
+            json.loads(info.scheduler_config),
+            num_inference_steps=self._plan.num_inference_steps,
+            latents_shape=self._latents_shape,
+            device=edge.model.device,
+        )
+        self._noise = (
+            None if request.initial_latents is None else read_noise(request.initial_latents, self._latents_shape)
+        )
         self._encoding: asyncio.Task[Conditioning]
         self._edge_lead: EdgeLead | None = None
         agreement = self._edge_plan.agreement
@@ -117,7 +125,7 @@ class Generation:
         return GenerationResult(
             images=[Image.fromarray(picture) for picture in pixels],
             latents=trajectory.latents.float().cpu().numpy(),
-            report=self._recorder.report(),
+            report=make_report(self._recorder),
         )
 
     async def _encode_prompt(self) -> Conditioning:
@@ -141,8 +149,8 @@ class Generation:
                 noise=self._noise,
             ),
             recorder,
-            check_opened=self._check_opened,
-            check_state=self._check_state,
+            check_opened=self._scheduler.agree,
+            check_state=self._scheduler.load_history,
             shadow=self._make_shadow(),
             deadline_in=self._clock.seconds_to_takeover,
         )
@@ -177,7 +185,7 @@ class Generation:
                     guidance_scale=request.guidance_scale,
                     guidance_rescale=request.guidance_rescale,
                 ),
-                self._stepper,
+                self._scheduler.stepper,
                 prediction_type=self._edge.model.info.prediction_type,
                 residual=edge_plan.residual,
                 fade=edge_plan.fade,
@@ -185,40 +193,10 @@ class Generation:
             )
         return self._edge_lead
 
-    def _check_opened(self, opened: Opened) -> None:
-        """What the cloud agreed to must be what the edge model can go on with."""
-        if opened.latents_shape != self._latents_shape:
-            raise IncompatibleModels(
-                f"the cloud works on latents of shape {opened.latents_shape}, the edge on {self._latents_shape}"
-            )
-        asked = SCHEDULERS[self._request.scheduler]
-        if opened.scheduler_class != asked:
-            raise ProtocolError(f"the cloud steps by {opened.scheduler_class}, the edge asked for {asked}")
-        try:
-            self._stepper = self._make_stepper(opened)
-        except ValueError as error:
-            raise ProtocolError(f"the cloud's scheduler cannot be used: {error}") from error
-        schedule = self._stepper.schedule
-        for what, ours, theirs in (
-            ("timesteps", schedule.timesteps, opened.timesteps),
-            ("sigmas", schedule.sigmas, opened.sigmas),
-        ):
-            # Another release may sum the betas in another order: float32 leaves the last noise levels four digits.
-            if len(ours) != len(theirs) or not np.allclose(ours, theirs, rtol=1e-3):
-                raise ProtocolError(f"the cloud's {what} are not those of the scheduler that it names")
-
-    def _check_state(self, opened: Opened, state: State) -> None:
-        """What the cloud hands over must fit the scheduler that it named; the solver's history is loaded."""
-        history = {name: from_array(value) for name, value in state.scheduler_state.items()}
-        try:
-            self._stepper.load_state(history, step_index=state.step_index)
-        except ValueError as error:
-            raise ProtocolError(f"the scheduler state of {opened.scheduler_class} cannot be used: {error}") from error
-
     def _note_handoff(self, lead: Lead) -> None:
         recorder, num_steps = self._recorder, self._plan.num_inference_steps
         step = lead.state.step_index if lead.state is not None else 0
-        restarts = 0 < step < num_steps and self._stepper.is_multistep and not self._stepper.state()
+        restarts = 0 < step < num_steps and self._scheduler.stepper.is_multistep and not self._scheduler.stepper.state()
         restart = f"{self._request.scheduler} restarts there at order 1"
         if lead.reason is None or step == num_steps:
             return
@@ -247,21 +225,11 @@ class Generation:
         if late > 0.0:
             self._recorder.fall_back(f"the deadline was missed by {late * 1000:.0f} ms")
 
-    def _make_stepper(self, opened: Opened | None) -> Stepper:
-        """Return the scheduler that drives this generation: the cloud's wherever there is one."""
-        if opened is not None:
-            name, config = opened.scheduler_class, json.loads(opened.scheduler_config)
-        else:
-            info: Any = self._edge.model.info if self._link is None else self._link.description.model
-            name, config = scheduler_for(self._request.scheduler, json.loads(info.scheduler_config))
-        return Stepper(name, config, self._plan.num_inference_steps, self._edge.model.device)
-
     def _take_over(self, lead: Lead | None) -> Trajectory:
         """Return the trajectory at the step where the edge begins. Runs on the device thread."""
         model = self._edge.model
         if lead is None or lead.opened is None:
-            # A lost cloud may have agreed to what cannot be used; then there is no stepper of its own yet.
-            self._stepper = self._make_stepper(None)
+            self._scheduler.be_alone()
         if lead is not None and lead.state is not None:
             latents, start_step = from_array(lead.state.latents), lead.state.step_index
         else:
@@ -269,8 +237,8 @@ class Generation:
                 latents = torch.from_numpy(self._noise)
             else:
                 latents = draw_noise(self._latents_shape, self._request.seed)
-            latents, start_step = latents * self._stepper.schedule.init_noise_sigma, 0
-        return Trajectory(latents.to(model.device), self._stepper, start_step=start_step, dtype=model.dtype)
+            latents, start_step = latents * self._scheduler.stepper.schedule.init_noise_sigma, 0
+        return Trajectory(latents.to(model.device), self._scheduler.stepper, start_step=start_step, dtype=model.dtype)
 
     async def _finish(self, lead: Lead | None, cloud: CloudLead | None) -> Trajectory:
         """Run what is left on the edge model, with the cloud's corrections; return the trajectory at its end."""
@@ -306,7 +274,7 @@ class Generation:
             edge_step_seconds=self._edge.step_seconds.seconds,
             decode_seconds=self._edge.decode_seconds.seconds,
         )
-        sensitivity = ddim_sensitivities(schedule, self._stepper.prediction_type)
+        sensitivity = ddim_sensitivities(schedule, self._scheduler.stepper.prediction_type)
         return Granted(
             policy=make_corrections(self._edge_plan, sensitivity),
             num_inference_steps=schedule.num_steps,
@@ -318,23 +286,3 @@ class Generation:
 
 def _words(reason: HandoffReason) -> str:
     return reason.value.replace("_", " ")
-
-
-def read_noise(request: GenerationRequest, latents_shape: tuple[int, ...]) -> Array:
-    """Read `--initial-latents`.
-
-    Raises:
-        ValueError: Not a float array of the latents' shape, or not finite.
-        OSError: The file cannot be read.
-    """
-    path = request.initial_latents
-    assert path is not None
-    try:
-        noise = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a .npy array: {error}") from error
-    if noise.shape != latents_shape:
-        raise ValueError(f"{path} has shape {noise.shape}, this model and size need {latents_shape}")
-    if noise.dtype.kind != "f" or not np.isfinite(noise).all():
-        raise ValueError(f"{path} must hold finite floating-point numbers")
-    return np.ascontiguousarray(noise, dtype=np.float32)

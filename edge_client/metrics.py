@@ -16,7 +16,7 @@ from prometheus_client import (
     write_to_textfile,
 )
 
-from edge_client.report import Recorder
+from edge_client.recorder import Recorder
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import MODES

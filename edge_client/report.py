@@ -1,307 +1,120 @@
-"""What one generation did and cost: recorded while it runs, then written as the report."""
+"""The report of one generation (docs/report.md), made of what its recorder holds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
-from edge_client.request import GenerationRequest
-from orchestrator.handoff import HandoffReason
-from orchestrator.link import LinkEstimate, nearest_rank
-from wire.messages import Correction, HandedOff, Plan, Source, Step, Totals
-from wire.tensors import CodecEvent
+from edge_client.recorder import Recorder
+from orchestrator.link import nearest_rank
 
-if TYPE_CHECKING:  # it knows models, and the report is wanted by who only checks a file name
-    from edge_client.decision import Decision
-
-SECONDS = (
-    "total",
-    "connect",
-    "encode_prompt",
-    "cloud_queue",
-    "cloud_compute",
-    "network",
-    "handoff",
-    "edge_compute",
-    "decode",
-)
 QUANTILES = {"min": 0.0, "p50": 0.5, "p95": 0.95}
 
 Report = dict[str, Any]
 
 
-class Traffic(Protocol):
-    """Something that counts serialized bytes in both directions."""
+def make_report(recorder: Recorder) -> Report:
+    """Return the report without the pictures' paths."""
+    request, plan = recorder.request, recorder.plan
+    reason = recorder.handoff_reason
+    return {
+        "request_id": request.request_id,
+        "mode": request.mode,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "num_images": request.num_images,
+        "num_inference_steps": plan.num_inference_steps,
+        "scheduler": request.scheduler,
+        "guidance_scale": request.guidance_scale,
+        "guidance_rescale": request.guidance_rescale,
+        "handoff_step": plan.handoff_step if recorder.handoff_step is None else recorder.handoff_step,
+        "step_sources": recorder.step_sources,
+        "nfe": recorder.nfe,
+        "seconds": _rounded_all(recorder.seconds),
+        "handoff_seconds": _rounded_all(recorder.handoff_stages),
+        "network": {
+            "rtt_seconds": _quantiles(recorder.rtt_seconds),
+            "latents_transit_seconds": _quantiles(recorder.transit_seconds),
+            "clock_offset_seconds": round(recorder.link.clock_offset_seconds, 6),
+            "clock_offset_uncertainty_seconds": _rounded(recorder.link.clock_offset_uncertainty_seconds),
+        },
+        "bytes": {
+            "sent": recorder.bytes_sent,
+            "received": recorder.bytes_received,
+            "latents_raw": sum(event.raw_bytes for event in recorder.codec_events),
+            "latents_wire": sum(event.wire_bytes for event in recorder.codec_events),
+        },
+        "extrapolation_error": [round(error, 6) for error in recorder.extrapolation_errors],
+        "handoff": None if reason is None else {"reason": reason.value, "step": recorder.handoff_step},
+        "plan": _plan(recorder),
+        "shadow": _shadow(recorder),
+        "corrections": {
+            "steps": list(recorder.correction_steps),
+            "wait_seconds": [round(value, 6) for value in recorder.correction_seconds],
+            "skipped": [{"step": step, "reason": why} for step, why in recorder.corrections_skipped],
+        },
+        "deadline": _deadline(recorder),
+        "fallbacks": list(recorder.fallbacks),
+        "warnings": list(recorder.warnings),
+    }
 
-    bytes_sent: int
-    bytes_received: int
+
+def _plan(recorder: Recorder) -> dict[str, Any]:
+    """Return what was decided before the start; empty before that."""
+    decision, plan = recorder.decision, recorder.plan
+    if decision is None:
+        return {}
+    edge_plan = decision.edge_plan
+    return {
+        "origin": decision.origin,
+        "why": decision.why,
+        "expected_error": _rounded(decision.expected_error),
+        "refresh": plan.refresh,
+        "predictor": plan.predictor,
+        "real_steps": list(plan.real_steps),
+        "latest_handoff_step": plan.handoff_step,
+        "residual": edge_plan.residual,
+        "corrections": edge_plan.corrections,
+        "correction_steps": list(edge_plan.correction_steps),
+    }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """Where a generation stands, for a progress display.
-
-    `step_sources` has one letter a step that is done: C, x or e. `note` is a line for the user, once.
-    """
-
-    phase: str
-    num_inference_steps: int
-    step_sources: str
-    rtt_seconds: float
-    bytes_received: int
-    bytes_sent: int
-    queue_position: int
-    note: str = ""
+def _shadow(recorder: Recorder) -> dict[str, Any] | None:
+    """Return what the shadow measured, and what the handoff by agreement made of it; None without a shadow."""
+    if recorder.decision is None or not recorder.decision.edge_plan.shadow:
+        return None
+    measured = sorted(recorder.disagreements.items())
+    return {
+        "disagreement": [{"step": step, "q": _rounded(value)} for step, value in measured],
+        "skipped": recorder.shadow_skipped,
+        "scale": _rounded(recorder.agreement_scale),
+        "expected_error": _rounded(recorder.expected_error),
+        "why": recorder.handoff_why,
+    }
 
 
-@dataclass
-class Recorder:
-    """Collects one generation's facts; every duration is measured where it happens, in seconds."""
+def _deadline(recorder: Recorder) -> dict[str, Any] | None:
+    """Return deadline, prediction and outcome in milliseconds; None without a deadline."""
+    wanted = recorder.request.plan_options.deadline_ms
+    if wanted is None:
+        return None
+    estimate = None if recorder.decision is None else recorder.decision.estimate
+    taken = (recorder.seconds["total"] - recorder.seconds["connect"]) * 1000
+    return {
+        "milliseconds": wanted,
+        "predicted_milliseconds": None if estimate is None else round(estimate.total_seconds * 1000, 3),
+        "missed_by_milliseconds": round(max(0.0, taken - wanted), 3),
+    }
 
-    request: GenerationRequest
-    link: LinkEstimate
-    on_progress: Callable[[Snapshot], None] | None = None
-    decision: Decision | None = None
-    phase: str = "connecting"
-    queue_position: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
-    handoff_stages: dict[str, float] = field(default_factory=dict)
-    handoff_reason: HandoffReason | None = None
-    handoff_step: int | None = None
-    fallbacks: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    extrapolation_errors: list[float] = field(default_factory=list)
-    rtt_seconds: list[float] = field(default_factory=list)
-    transit_seconds: list[float] = field(default_factory=list)
-    codec_events: list[CodecEvent] = field(default_factory=list)
-    stream_link: LinkEstimate = field(default_factory=LinkEstimate)
-    bytes_sent: int = 0
-    bytes_received: int = 0
-    num_corrections: int = 0
-    correction_steps: list[int] = field(default_factory=list)
-    correction_seconds: list[float] = field(default_factory=list)
-    corrections_skipped: list[tuple[int, str]] = field(default_factory=list)
-    disagreements: dict[int, float] = field(default_factory=dict)
-    shadow_skipped: int = 0
-    agreement_scale: float | None = None
-    expected_error: float | None = None
-    handoff_why: str = ""
-    cloud_steps: dict[int, Step] = field(default_factory=dict)
-    edge_steps: set[int] = field(default_factory=set)
 
-    def traffic(self, stream: Traffic) -> None:
-        """Take over what crossed the stream so far."""
-        self.bytes_sent, self.bytes_received = stream.bytes_sent, stream.bytes_received
+def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    return {name: round(nearest_rank(seconds, quantile), 6) for name, quantile in QUANTILES.items()}
 
-    def cloud_step(self, step: Step, received_at: float) -> None:
-        """Note a step of the cloud; `received_at` is this side's wall clock."""
-        # Without its latents: a report must not keep a whole trajectory in memory.
-        self.cloud_steps[step.step_index] = replace(step, latents=None, latents_before=None, prediction=None)
-        if step.extrapolation_error is not None:
-            self.extrapolation_errors.append(step.extrapolation_error)
-        if step.latents is not None and self.link.num_probes:
-            self.transit_seconds.append(self.link.one_way_seconds(step.sent_at, received_at))
-        self.notify()
 
-    def edge_step(self, step_index: int) -> None:
-        """Note a step of the edge model."""
-        self.edge_steps.add(step_index)
-        self.notify()
-
-    def shadowed(self, step_index: int, disagreement: float) -> None:
-        """Note q at a real step that the edge model evaluated as well."""
-        self.disagreements[step_index] = disagreement
-        self.notify()
-
-    def correction(self, message: Correction) -> None:
-        """Note an evaluation of the cloud after the handoff, whether it still could be used or not."""
-        self.num_corrections += 1
-        self.seconds["cloud_compute"] += message.compute_seconds
-        self.seconds["cloud_queue"] += message.queue_seconds
-
-    def corrected(self, step_index: int, waited_seconds: float) -> None:
-        """Note a step that ran on the cloud's answer, and how long that took beyond the edge's own evaluation."""
-        self.correction_steps.append(step_index)
-        self.correction_seconds.append(waited_seconds)
-
-    def hand_off(self, reason: HandoffReason, step_index: int) -> None:
-        """Note that the edge model takes over before `step_index`."""
-        self.handoff_reason, self.handoff_step = reason, step_index
-
-    def fall_back(self, line: str) -> None:
-        """Note something the user did not ask for, and show it."""
-        self.fallbacks.append(line)
-        self.notify(note=line)
-
-    def warn(self, line: str) -> None:
-        """Note something worth knowing, and show it."""
-        self.warnings.append(line)
-        self.notify(note=line)
-
-    def enter(self, phase: str) -> None:
-        """Change the phase that the progress display names."""
-        self.phase = phase
-        self.notify()
-
-    def handoff_latency(self, message: HandedOff, received_at: float, decode_seconds: float) -> None:
-        """Note the stages of the handoff that are over when its latents are decoded."""
-        transit = self.link.one_way_seconds(message.sent_at, received_at) if self.link.num_probes else 0.0
-        self.handoff_stages = {
-            "cloud_encode": message.wait_seconds + message.encode_seconds,
-            "transit": transit,
-            "edge_decode": decode_seconds,
-        }
-
-    def cloud_totals(self, totals: Totals) -> None:
-        """Take over the cloud's own account of its time."""
-        self.seconds["cloud_compute"] = totals.compute_seconds
-        self.seconds["cloud_queue"] = totals.queue_seconds
-
-    def cloud_totals_from_steps(self) -> None:
-        """The same from the step headers, for a cloud that can no longer say."""
-        steps = self.cloud_steps.values()
-        self.seconds["cloud_compute"] = sum(step.compute_seconds for step in steps)
-        self.seconds["cloud_queue"] = sum(step.queue_seconds for step in steps)
-
-    @property
-    def plan(self) -> Plan:
-        """What the cloud was told, or is going to be."""
-        return self.request.plan if self.decision is None else self.decision.plan
-
-    @property
-    def step_sources(self) -> str:
-        """One letter a step that counts, in order."""
-        stop = self.handoff_step if self.handoff_step is not None else math.inf
-        letters = {index: step.source.letter for index, step in self.cloud_steps.items() if index < stop}
-        letters.update(dict.fromkeys(self.edge_steps, Source.EDGE.letter))
-        return "".join(letters[index] for index in sorted(letters))
-
-    @property
-    def nfe(self) -> dict[str, int]:
-        """Steps by source; `cloud` includes the discarded ones."""
-        stop = self.handoff_step if self.handoff_step is not None else math.inf
-        cloud = [index for index, step in self.cloud_steps.items() if step.source is Source.CLOUD]
-        return {
-            "cloud": len(cloud),
-            "cloud_discarded": sum(index >= stop for index in cloud),
-            "extrapolated": self.step_sources.count(Source.EXTRAPOLATED.letter),
-            "edge": len(self.edge_steps),
-            "corrections": self.num_corrections,
-        }
-
-    def notify(self, note: str = "") -> None:
-        """Tell the progress display."""
-        if self.on_progress is None:
-            return
-        self.on_progress(
-            Snapshot(
-                phase=self.phase,
-                num_inference_steps=self.plan.num_inference_steps,
-                step_sources=self.step_sources,
-                rtt_seconds=self.link.rtt_quantile_seconds(0.5),
-                bytes_received=self.bytes_received,
-                bytes_sent=self.bytes_sent,
-                queue_position=self.queue_position,
-                note=note,
-            )
-        )
-
-    def report(self) -> Report:
-        """Return the report (docs/report.md) without the pictures' paths."""
-        request, plan = self.request, self.plan
-        reason = self.handoff_reason
-        uncertainty = self.link.clock_offset_uncertainty_seconds
-        return {
-            "request_id": request.request_id,
-            "mode": request.mode,
-            "prompt": request.prompt,
-            "negative_prompt": request.negative_prompt,
-            "seed": request.seed,
-            "num_images": request.num_images,
-            "num_inference_steps": plan.num_inference_steps,
-            "scheduler": request.scheduler,
-            "guidance_scale": request.guidance_scale,
-            "guidance_rescale": request.guidance_rescale,
-            "handoff_step": plan.handoff_step if self.handoff_step is None else self.handoff_step,
-            "step_sources": self.step_sources,
-            "nfe": self.nfe,
-            "seconds": {name: round(value, 6) for name, value in self.seconds.items()},
-            "handoff_seconds": {name: round(value, 6) for name, value in self.handoff_stages.items()},
-            "network": {
-                "rtt_seconds": {name: round(nearest_rank(self.rtt_seconds, q), 6) for name, q in QUANTILES.items()},
-                "latents_transit_seconds": {
-                    name: round(nearest_rank(self.transit_seconds, q), 6) for name, q in QUANTILES.items()
-                },
-                "clock_offset_seconds": round(self.link.clock_offset_seconds, 6),
-                "clock_offset_uncertainty_seconds": round(uncertainty, 6) if math.isfinite(uncertainty) else None,
-            },
-            "bytes": {
-                "sent": self.bytes_sent,
-                "received": self.bytes_received,
-                "latents_raw": sum(event.raw_bytes for event in self.codec_events),
-                "latents_wire": sum(event.wire_bytes for event in self.codec_events),
-            },
-            "extrapolation_error": [round(error, 6) for error in self.extrapolation_errors],
-            "handoff": None if reason is None else {"reason": reason.value, "step": self.handoff_step},
-            "plan": self._plan_facts(),
-            "shadow": self._shadow_facts(),
-            "corrections": {
-                "steps": list(self.correction_steps),
-                "wait_seconds": [round(value, 6) for value in self.correction_seconds],
-                "skipped": [{"step": step, "reason": why} for step, why in self.corrections_skipped],
-            },
-            "deadline": self._deadline_facts(),
-            "fallbacks": list(self.fallbacks),
-            "warnings": list(self.warnings),
-        }
-
-    def _plan_facts(self) -> dict[str, Any]:
-        """Return what was decided before the start."""
-        decision, plan = self.decision, self.plan
-        if decision is None:
-            return {}
-        edge_plan = decision.edge_plan
-        return {
-            "origin": decision.origin,
-            "why": decision.why,
-            "expected_error": _rounded(decision.expected_error),
-            "refresh": plan.refresh,
-            "predictor": plan.predictor,
-            "real_steps": list(plan.real_steps),
-            "latest_handoff_step": plan.handoff_step,
-            "residual": edge_plan.residual,
-            "corrections": edge_plan.corrections,
-            "correction_steps": list(edge_plan.correction_steps),
-        }
-
-    def _shadow_facts(self) -> dict[str, Any] | None:
-        """Return what the shadow measured, and what the handoff by agreement made of it; None without a shadow."""
-        if self.decision is None or not self.decision.edge_plan.shadow:
-            return None
-        return {
-            "disagreement": [
-                {"step": step, "q": _rounded(value)} for step, value in sorted(self.disagreements.items())
-            ],
-            "skipped": self.shadow_skipped,
-            "scale": _rounded(self.agreement_scale),
-            "expected_error": _rounded(self.expected_error),
-            "why": self.handoff_why,
-        }
-
-    def _deadline_facts(self) -> dict[str, Any] | None:
-        """Return deadline, prediction and outcome in milliseconds; None without a deadline."""
-        wanted = self.request.plan_options.deadline_ms
-        if wanted is None:
-            return None
-        estimate = None if self.decision is None else self.decision.estimate
-        taken = (self.seconds["total"] - self.seconds["connect"]) * 1000
-        return {
-            "milliseconds": wanted,
-            "predicted_milliseconds": None if estimate is None else round(estimate.total_seconds * 1000, 3),
-            "missed_by_milliseconds": round(max(0.0, taken - wanted), 3),
-        }
+def _rounded_all(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in seconds.items()}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -10,7 +10,7 @@ import torch
 from diffusion.edge_lead import EdgeLead
 from diffusion.tensors import from_array, to_array
 from edge_client.edge_model import EdgeModel
-from edge_client.report import Recorder
+from edge_client.recorder import Recorder
 from orchestrator.handoff import AgreementHandoff, HandoffReason
 from wire.messages import State, Step
 

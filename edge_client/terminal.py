@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from edge_client.report import Report, Snapshot
+    from edge_client.recorder import Snapshot
+    from edge_client.report import Report
 
 SOURCE_STYLES = {"C": "bold blue", "x": "cyan", "e": "bold green"}
 LEGEND = "C cloud   x extrapolated   e edge"

@@ -17,7 +17,7 @@ import pytest
 
 from bench.network import EmulatedNetwork, Link
 from edge_client import EdgeClient, GenerationResult
-from edge_client.report import Snapshot
+from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, StartCloud
 from harness.programs import Programs

@@ -12,7 +12,7 @@ from cloud_harness import Stream as RawStream
 from cloud_harness import always, open_channel, opening, running_cloud
 
 from edge_client import EdgeClient, GenerationResult
-from edge_client.report import Snapshot
+from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, RunEdge, StartCloud
 from harness.reference import EDGE_MODEL, LATENTS_SHAPE, TOLERANCE, ReferencePair, distance

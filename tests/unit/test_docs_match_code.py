@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from cloud_service.metrics import Metrics
 from edge_client.metrics import EdgeMetrics
-from edge_client.report import Recorder
+from edge_client.recorder import Recorder
+from edge_client.report import make_report
 from edge_client.request import GenerationRequest
 from orchestrator.link import LinkEstimate
 
@@ -45,7 +46,7 @@ def test_metrics_page_names_every_series_with_its_type_and_labels() -> None:
 
 def test_report_page_names_every_field() -> None:
     page = (ROOT / "docs" / "report.md").read_text()
-    report = Recorder(request=GenerationRequest(prompt="x"), link=LinkEstimate()).report()
+    report = make_report(Recorder(request=GenerationRequest(prompt="x"), link=LinkEstimate()))
     missing = [name for name in report if f"`{name}" not in page and f"{name}`" not in page]
     assert missing == []
 

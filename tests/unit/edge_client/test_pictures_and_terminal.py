@@ -21,7 +21,8 @@ from edge_client.pictures import (
     save_latents,
     write_file,
 )
-from edge_client.report import Recorder, Report, Snapshot
+from edge_client.recorder import Recorder, Snapshot
+from edge_client.report import Report, make_report
 from edge_client.request import GenerationRequest
 from edge_client.terminal import ProgressDisplay, render, results_table
 from orchestrator.link import LinkEstimate
@@ -29,7 +30,7 @@ from orchestrator.plan import MODES
 
 
 def report(mode: str = "edge", prompt: str = "red apple") -> Report:
-    return Recorder(request=GenerationRequest(prompt=prompt, mode=mode, seed=7), link=LinkEstimate()).report()
+    return make_report(Recorder(request=GenerationRequest(prompt=prompt, mode=mode, seed=7), link=LinkEstimate()))
 
 
 def test_png_carries_the_report_with_each_pictures_own_seed(tmp_path: Path) -> None:

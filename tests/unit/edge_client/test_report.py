@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from edge_client.metrics import EdgeMetrics
-from edge_client.report import Recorder, Snapshot
+from edge_client.recorder import Recorder, Snapshot
+from edge_client.report import make_report
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate, ProbeSample
@@ -45,7 +46,7 @@ def test_a_lost_clouds_time_is_summed_from_its_step_headers() -> None:
 
 
 def test_report_is_json_and_says_null_where_nothing_happened() -> None:
-    report = json.loads(json.dumps(recorder("edge").report(), allow_nan=False))
+    report = json.loads(json.dumps(make_report(recorder("edge")), allow_nan=False))
     assert report["handoff"] is None
     assert report["network"]["clock_offset_uncertainty_seconds"] is None
     assert report["fallbacks"] == []

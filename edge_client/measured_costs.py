@@ -1,0 +1,109 @@
+"""What things take now, for the cost model: measured on the link, told by the cloud, remembered by the edge model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection
+
+import torch
+
+from edge_client.cloud_link import BURST_PROBES, CloudLink, is_loopback
+from edge_client.edge_model import EdgeModel, Typical
+from orchestrator.cost import Costs
+from wire.messages import DType, Source, Step
+
+# Enough to be told from the round trip on a narrow link, little enough not to be waited for there.
+_TRANSFER_BYTES = 32 * 1024
+_NUM_TRANSFERS = 2
+# Warming up evaluates and decodes once more where that takes less than this: the first time pays for lazy starts.
+_CHEAP_SECONDS = 1.0
+_ITEM_BYTES = {DType.FLOAT32: 4, DType.FLOAT16: 2, DType.BFLOAT16: 2}
+
+
+class MeasuredCosts:
+    """The costs of one pair over one link.
+
+    Before the first generation the link is probed and the small model timed once; after that, every generation is a
+    measurement. The cloud's step is what it says of itself. On shared cores that has the shadow in it, so there it is
+    what this client's own sessions saw, the shadow taken off.
+
+    The edge's own text encoder stands for the cloud's too: a pair nearly always shares it, and it is quick.
+
+    Args:
+        edge: The small model.
+        link: The way to the large one.
+    """
+
+    def __init__(self, edge: EdgeModel, link: CloudLink) -> None:
+        self._edge = edge
+        self._link = link
+        self._is_prepared = False
+        self._edge_elements = 0
+        self._cloud_seconds_per_element = Typical()
+
+    @property
+    def shared_cores(self) -> bool:
+        """Whether both models compute on this machine's processor."""
+        cloud = self._link.description.model.device
+        return cloud == "cpu" and self._edge.model.device.type == "cpu" and is_loopback(self._link.address)
+
+    async def now(self, latents_shape: tuple[int, ...]) -> Costs:
+        """Return the costs for latents `[B, C, H, W]`; what was measured at another size is scaled to this one.
+
+        Raises:
+            EcdiffError: The cloud does not answer.
+        """
+        edge, link = self._edge, self._link
+        default_elements = math.prod(edge.model.latents_shape(0, 0, 1))
+        if not self._is_prepared:
+            await link.measure(num_probes=BURST_PROBES, num_transfers=_NUM_TRANSFERS, transfer_bytes=_TRANSFER_BYTES)
+            await time_once(edge)
+            self._edge_elements, self._is_prepared = default_elements, True
+        load = (await link.describe()).load
+        num_elements = math.prod(latents_shape)
+        edge_ratio = num_elements / self._edge_elements
+        cloud_step_seconds = load.step_seconds / default_elements * num_elements
+        if self.shared_cores and self._cloud_seconds_per_element.seconds:
+            cloud_step_seconds = self._cloud_seconds_per_element.seconds * num_elements
+        return Costs(
+            rtt_seconds=link.estimate.rtt_quantile_seconds(0.5),
+            bandwidth_bytes_per_second=link.estimate.bandwidth_bytes_per_second,
+            latents_bytes=num_elements * _ITEM_BYTES[DType[link.description.model.dtype.upper()]],
+            cloud_step_seconds=cloud_step_seconds,
+            cloud_queue_seconds=load.queue * cloud_step_seconds,
+            edge_step_seconds=edge.step_seconds.seconds * edge_ratio,
+            encode_prompt_seconds=edge.encode_seconds.seconds,
+            edge_encode_prompt_seconds=edge.encode_seconds.seconds,
+            decode_seconds=edge.decode_seconds.seconds * edge_ratio,
+            shared_cores=self.shared_cores,
+        )
+
+    def learn(self, cloud_steps: Collection[Step], num_shadowed: int, latents_shape: tuple[int, ...]) -> None:
+        """Take in a generation that is done.
+
+        Args:
+            cloud_steps: Of the cloud's lead.
+            num_shadowed: How many of them the edge evaluated too.
+            latents_shape: `[B, C, H, W]`.
+        """
+        self._edge_elements = num_elements = math.prod(latents_shape)
+        computed = [step.compute_seconds for step in cloud_steps if step.source is Source.CLOUD]
+        beside = num_shadowed * self._edge.step_seconds.seconds / max(1, len(computed))
+        for seconds in computed:
+            # What runs beside a step can at most double it.
+            self._cloud_seconds_per_element.add(max(seconds - beside, seconds / 2) / num_elements)
+
+
+async def time_once(edge: EdgeModel) -> None:
+    """Encode an empty prompt, evaluate and decode at the default size; twice where that is quick."""
+    latents = torch.zeros(edge.model.latents_shape(0, 0, 1), device=edge.model.device, dtype=edge.model.dtype)
+    for _ in range(2):
+        edge.forget_times()
+        started = time.perf_counter()
+        conditioning = await edge.encode_prompt("", "", guided=True)
+        evaluate = edge.evaluator(conditioning, guidance_scale=2.0, guidance_rescale=0.0)
+        await edge.run(evaluate, latents, 1.0)
+        await edge.decode(latents)
+        if time.perf_counter() - started > _CHEAP_SECONDS:
+            return

@@ -1,0 +1,206 @@
+"""What one generation did and cost, recorded while it runs; `edge_client.report` makes the report of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from edge_client.request import GenerationRequest
+from orchestrator.handoff import HandoffReason
+from orchestrator.link import LinkEstimate
+from wire.messages import Correction, HandedOff, Plan, Source, Step, Totals
+from wire.tensors import CodecEvent
+
+if TYPE_CHECKING:  # it knows models, and the report is wanted by who only checks a file name
+    from edge_client.decision import Decision
+
+SECONDS = (
+    "total",
+    "connect",
+    "encode_prompt",
+    "cloud_queue",
+    "cloud_compute",
+    "network",
+    "handoff",
+    "edge_compute",
+    "decode",
+)
+
+
+class Traffic(Protocol):
+    """Something that counts serialized bytes in both directions."""
+
+    bytes_sent: int
+    bytes_received: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Where a generation stands, for a progress display.
+
+    `step_sources` has one letter a step that is done: C, x or e. `note` is a line for the user, once.
+    """
+
+    phase: str
+    num_inference_steps: int
+    step_sources: str
+    rtt_seconds: float
+    bytes_received: int
+    bytes_sent: int
+    queue_position: int
+    note: str = ""
+
+
+@dataclass
+class Recorder:
+    """Collects one generation's facts; every duration is measured where it happens, in seconds."""
+
+    request: GenerationRequest
+    link: LinkEstimate
+    on_progress: Callable[[Snapshot], None] | None = None
+    decision: Decision | None = None
+    phase: str = "connecting"
+    queue_position: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
+    handoff_stages: dict[str, float] = field(default_factory=dict)
+    handoff_reason: HandoffReason | None = None
+    handoff_step: int | None = None
+    fallbacks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    extrapolation_errors: list[float] = field(default_factory=list)
+    rtt_seconds: list[float] = field(default_factory=list)
+    transit_seconds: list[float] = field(default_factory=list)
+    codec_events: list[CodecEvent] = field(default_factory=list)
+    stream_link: LinkEstimate = field(default_factory=LinkEstimate)
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    num_corrections: int = 0
+    correction_steps: list[int] = field(default_factory=list)
+    correction_seconds: list[float] = field(default_factory=list)
+    corrections_skipped: list[tuple[int, str]] = field(default_factory=list)
+    disagreements: dict[int, float] = field(default_factory=dict)
+    shadow_skipped: int = 0
+    agreement_scale: float | None = None
+    expected_error: float | None = None
+    handoff_why: str = ""
+    cloud_steps: dict[int, Step] = field(default_factory=dict)
+    edge_steps: set[int] = field(default_factory=set)
+
+    def traffic(self, stream: Traffic) -> None:
+        """Take over what crossed the stream so far."""
+        self.bytes_sent, self.bytes_received = stream.bytes_sent, stream.bytes_received
+
+    def cloud_step(self, step: Step, received_at: float) -> None:
+        """Note a step of the cloud; `received_at` is this side's wall clock."""
+        # Without its latents: a report must not keep a whole trajectory in memory.
+        self.cloud_steps[step.step_index] = replace(step, latents=None, latents_before=None, prediction=None)
+        if step.extrapolation_error is not None:
+            self.extrapolation_errors.append(step.extrapolation_error)
+        if step.latents is not None and self.link.num_probes:
+            self.transit_seconds.append(self.link.one_way_seconds(step.sent_at, received_at))
+        self.notify()
+
+    def edge_step(self, step_index: int) -> None:
+        """Note a step of the edge model."""
+        self.edge_steps.add(step_index)
+        self.notify()
+
+    def shadowed(self, step_index: int, disagreement: float) -> None:
+        """Note q at a real step that the edge model evaluated as well."""
+        self.disagreements[step_index] = disagreement
+        self.notify()
+
+    def correction(self, message: Correction) -> None:
+        """Note an evaluation of the cloud after the handoff, whether it still could be used or not."""
+        self.num_corrections += 1
+        self.seconds["cloud_compute"] += message.compute_seconds
+        self.seconds["cloud_queue"] += message.queue_seconds
+
+    def corrected(self, step_index: int, waited_seconds: float) -> None:
+        """Note a step that ran on the cloud's answer, and how long that took beyond the edge's own evaluation."""
+        self.correction_steps.append(step_index)
+        self.correction_seconds.append(waited_seconds)
+
+    def hand_off(self, reason: HandoffReason, step_index: int) -> None:
+        """Note that the edge model takes over before `step_index`."""
+        self.handoff_reason, self.handoff_step = reason, step_index
+
+    def fall_back(self, line: str) -> None:
+        """Note something the user did not ask for, and show it."""
+        self.fallbacks.append(line)
+        self.notify(note=line)
+
+    def warn(self, line: str) -> None:
+        """Note something worth knowing, and show it."""
+        self.warnings.append(line)
+        self.notify(note=line)
+
+    def enter(self, phase: str) -> None:
+        """Change the phase that the progress display names."""
+        self.phase = phase
+        self.notify()
+
+    def handoff_latency(self, message: HandedOff, received_at: float, decode_seconds: float) -> None:
+        """Note the stages of the handoff that are over when its latents are decoded."""
+        transit = self.link.one_way_seconds(message.sent_at, received_at) if self.link.num_probes else 0.0
+        self.handoff_stages = {
+            "cloud_encode": message.wait_seconds + message.encode_seconds,
+            "transit": transit,
+            "edge_decode": decode_seconds,
+        }
+
+    def cloud_totals(self, totals: Totals) -> None:
+        """Take over the cloud's own account of its time."""
+        self.seconds["cloud_compute"] = totals.compute_seconds
+        self.seconds["cloud_queue"] = totals.queue_seconds
+
+    def cloud_totals_from_steps(self) -> None:
+        """The same from the step headers, for a cloud that can no longer say."""
+        steps = self.cloud_steps.values()
+        self.seconds["cloud_compute"] = sum(step.compute_seconds for step in steps)
+        self.seconds["cloud_queue"] = sum(step.queue_seconds for step in steps)
+
+    @property
+    def plan(self) -> Plan:
+        """What the cloud was told, or is going to be."""
+        return self.request.plan if self.decision is None else self.decision.plan
+
+    @property
+    def step_sources(self) -> str:
+        """One letter a step that counts, in order."""
+        stop = self.handoff_step if self.handoff_step is not None else math.inf
+        letters = {index: step.source.letter for index, step in self.cloud_steps.items() if index < stop}
+        letters.update(dict.fromkeys(self.edge_steps, Source.EDGE.letter))
+        return "".join(letters[index] for index in sorted(letters))
+
+    @property
+    def nfe(self) -> dict[str, int]:
+        """Steps by source; `cloud` includes the discarded ones."""
+        stop = self.handoff_step if self.handoff_step is not None else math.inf
+        cloud = [index for index, step in self.cloud_steps.items() if step.source is Source.CLOUD]
+        return {
+            "cloud": len(cloud),
+            "cloud_discarded": sum(index >= stop for index in cloud),
+            "extrapolated": self.step_sources.count(Source.EXTRAPOLATED.letter),
+            "edge": len(self.edge_steps),
+            "corrections": self.num_corrections,
+        }
+
+    def notify(self, note: str = "") -> None:
+        """Tell the progress display."""
+        if self.on_progress is None:
+            return
+        self.on_progress(
+            Snapshot(
+                phase=self.phase,
+                num_inference_steps=self.plan.num_inference_steps,
+                step_sources=self.step_sources,
+                rtt_seconds=self.link.rtt_quantile_seconds(0.5),
+                bytes_received=self.bytes_received,
+                bytes_sent=self.bytes_sent,
+                queue_position=self.queue_position,
+                note=note,
+            )
+        )
