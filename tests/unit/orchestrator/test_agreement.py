@@ -159,8 +159,10 @@ def test_the_report_says_in_a_line_why_it_handed_off():
     policy = AgreementHandoff(agreement(), a_plan())
     assert policy.why(BOUND) == "nothing was measured: handed off at the plan's bound"
     policy.observe(0, 1.5)
-    line = "the models disagree 1.50 times as much as on the search prompts: handing off before step 9 is expected to cost"
-    assert policy.why(9) == f"{line} an error of 0.375, 0.500 is allowed"
+    assert policy.why(9) == (
+        "the models disagree 1.50 times as much as on the search prompts: handing off before step 9 "
+        "is expected to cost an error of 0.375, 0.500 is allowed"
+    )
 
 
 # ------------------------------------------------------------------------------ what cannot be
