@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -43,6 +42,8 @@ from wire.messages import (
 
 # Before the session exists these say that the request itself is wrong: the user must hear of it.
 WRONG_REQUEST = (InvalidRequest, LimitExceeded, VersionMismatch, UnknownModel, Unauthenticated, IncompatibleModels)
+# What the edge needs for its part changes with every step that is made, here and there.
+DEADLINE_CHECK_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,31 +142,38 @@ class CloudLead:
         ending = asyncio.create_task(self._cloud_ends())
         waiting: set[asyncio.Task[object]] = {ending} if shadowing is None else {ending, shadowing}
         try:
-            while not any(task.done() for task in waiting):
-                step = 0 if self._newest is None else self._newest.step_index
-                seconds = self._deadline_in(step)
-                if seconds <= 0.0:
-                    self._take_over(self._newest, HandoffReason.DEADLINE)
+            while True:
+                # Waits at least until Open is sent: nothing may be said before it.
+                done, _ = await asyncio.wait(
+                    waiting, timeout=self._check_deadline_in(), return_when=asyncio.FIRST_COMPLETED
+                )
+                if done:
+                    break
+                if self._seconds_left() <= 0.0:
+                    if not (self._parked.is_set() or self._reading.done()):  # else only the shadow is waited for
+                        self._take_over(self._newest, HandoffReason.DEADLINE)
                     return
-                timeout = None if math.isinf(seconds) else seconds
-                await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ending.cancel()
         if shadowing is not None and shadowing.done():
             # Also when the cloud was quicker: the decision is about steps, and the same on every network.
             self._take_over(shadowing.result(), HandoffReason.AGREEMENT)
 
+    def _seconds_left(self) -> float:
+        return self._deadline_in(0 if self._newest is None else self._newest.step_index)
+
+    def _check_deadline_in(self) -> float | None:
+        seconds = self._seconds_left()
+        return None if math.isinf(seconds) else min(max(0.0, seconds), DEADLINE_CHECK_SECONDS)
+
     async def _cloud_ends(self) -> None:
         """Return when the cloud's part is over and the shadow has seen all of it."""
-        parked = asyncio.create_task(self._parked.wait())
-        try:
-            await asyncio.wait({self._reading, parked}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            parked.cancel()
+        await self.stopped()
         if self._shadow is not None and self._opened is not None:
             await self._shadow.settle()
 
     def _take_over(self, state: State | None, reason: HandoffReason) -> None:
+        self._over = True  # from here on no message changes what the edge goes on from
         if self._opened is not None and state is not None:
             self._check_state(self._opened, state)
         if not self._parked.is_set():
@@ -177,14 +185,18 @@ class CloudLead:
         decided_at = time.perf_counter()
         if not self._parked.is_set():
             recorder.cloud_totals_from_steps()
-        if self._opened is not None:
-            recorder.seconds["cloud_compute"] += self._opened.encode_prompt_seconds
+            self._add_prompt_encoding()
         cloud_seconds = recorder.seconds["cloud_compute"] + recorder.seconds["cloud_queue"]
         handoff_seconds = sum(recorder.handoff_stages.values())
         recorder.seconds["network"] = max(0.0, decided_at - started - cloud_seconds - handoff_seconds)
         lost = None if self._parked.is_set() or self._reason is not None else self._gone
         reason = self._reason if lost is None else lost_reason(lost)
         return Lead(opened=self._opened, state=self._newest, reason=reason, lost=lost, decided_at=decided_at)
+
+    def _add_prompt_encoding(self) -> None:
+        """The cloud's own account leaves it out."""
+        if self._opened is not None:
+            self._recorder.seconds["cloud_compute"] += self._opened.encode_prompt_seconds
 
     @property
     def gone(self) -> EcdiffError | None:
@@ -224,6 +236,8 @@ class CloudLead:
                 self._recorder.notify()
 
     def _take_step(self, step: Step) -> None:
+        if self._parked.is_set():
+            raise ProtocolError(f"the cloud sent step {step.step_index} after its handoff")
         if step.step_index != self._next_step:
             raise ProtocolError(f"the cloud sent step {step.step_index} where step {self._next_step} was due")
         self._next_step += 1
@@ -231,17 +245,21 @@ class CloudLead:
         if step.latents is not None and not self._over:
             self._newest = State(step_index=step.step_index + 1, latents=step.latents)
             self._session.send(Credit())
-        if step.prediction is not None and step.latents_before is not None and self._shadow is not None:
+        has_tensors = step.prediction is not None and step.latents_before is not None
+        if has_tensors and self._shadow is not None and not self._over:
             self._shadow.offer(step)
         self._recorder.cloud_step(step, self._session.received_at)
 
     def _take_ending(self, message: HandedOff | Finished) -> None:
         step_index = message.state.step_index
+        if self._parked.is_set():
+            raise ProtocolError(f"the cloud hands off a second time, at step {step_index}")
         if step_index != self._next_step:
             raise ProtocolError(f"the cloud ends at step {step_index}, but the next step is {self._next_step}")
         if step_index != self._plan.handoff_step and not self._over:
             raise ProtocolError(f"the cloud ends at step {step_index}, the plan at {self._plan.handoff_step}")
         self._recorder.cloud_totals(message.totals)
+        self._add_prompt_encoding()
         if not self._over:
             assert self._opened is not None
             self._check_state(self._opened, message.state)
@@ -253,23 +271,28 @@ class CloudLead:
 
     # ------------------------------------------------------------------------------ the edge leads
 
-    async def ask(self, step_index: int, latents: Array, *, timeout_seconds: float | None) -> Correction | None:
-        """Return the large model's answer at `latents`; None where none came in time, or the cloud is gone.
+    async def stopped(self) -> None:
+        """Return when every step that the cloud made is known: it has handed off, or is gone."""
+        parked = asyncio.create_task(self._parked.wait())
+        try:
+            await asyncio.wait({self._reading, parked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            parked.cancel()
 
-        An answer that comes after that is counted and ignored.
+    async def ask(self, step_index: int, latents: Array) -> Correction | None:
+        """Return the large model's answer at `latents`; None where the cloud is gone.
+
+        An answer that comes when nobody waits any more is counted and ignored.
         """
         if self._reading.done():
             return None
         answer = self._answers[step_index] = asyncio.get_running_loop().create_future()
         self._session.expect_progress()
         self._session.send(Correct(step_index=step_index, latents=latents))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                return await asyncio.shield(answer)
-        return None
+        return await asyncio.shield(answer)
 
     def _take_correction(self, message: Correction) -> None:
-        answer = self._answers.get(message.step_index)
+        answer = self._answers.pop(message.step_index, None)
         if answer is None:
             raise ProtocolError(f"the cloud corrects step {message.step_index}, for which nobody asked")
         if not answer.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 
@@ -32,7 +33,7 @@ class Finish:
         trajectory: Where the edge takes over.
         recorder: Told of everything.
         cloud: Whom to ask for corrections; None: nobody.
-        corrections: When to ask.
+        corrections: When to ask; its budget knows of the cloud's steps that the recorder does.
         clock: The time left.
     """
 
@@ -54,6 +55,7 @@ class Finish:
         self._cloud = cloud
         self._corrections = corrections
         self._clock = clock
+        self._num_cloud_calls = recorder.nfe["cloud"]
 
     async def run(self) -> None:
         """Run every remaining step.
@@ -61,7 +63,7 @@ class Finish:
         Raises:
             ModelError: The edge model's answer is not finite.
         """
-        if self._cloud is None or self._cloud.gone is not None:
+        if self._cloud is None:
             self._corrections.refuse_all()
         started = time.perf_counter()
         self._lead.take_over(self._trajectory)
@@ -100,7 +102,21 @@ class Finish:
 
     async def _ask(self, cloud: CloudLead, step_index: int, latents: Array) -> Correction | None:
         seconds = self._clock.seconds_to_takeover(step_index)
-        return await cloud.ask(step_index, latents, timeout_seconds=None if math.isinf(seconds) else max(0.0, seconds))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if math.isinf(seconds) else max(0.0, seconds)):
+                if await self._within_budget(cloud):
+                    return await cloud.ask(step_index, latents)
+        return None
+
+    async def _within_budget(self, cloud: CloudLead) -> bool:
+        """Whether the call may still be made; steps that the cloud made before it heard of the handoff count."""
+        if math.isinf(self._corrections.calls_left):
+            return True
+        await cloud.stopped()
+        made = self._recorder.nfe["cloud"]
+        self._corrections.calls_left -= made - self._num_cloud_calls
+        self._num_cloud_calls = made
+        return self._corrections.calls_left >= 0
 
     def _advance(self, prediction: torch.Tensor | None) -> StepResult:
         return self._lead.advance(None if prediction is None else prediction.to(self._trajectory.latents.device))
@@ -115,7 +131,8 @@ class Finish:
 
     def _note_unanswered(self, cloud: CloudLead, step_index: int) -> None:
         if cloud.gone is None:
-            self._corrections.skipped.append((step_index, "late"))
+            reason = "max_cloud_calls" if self._corrections.calls_left < 0 else "late"
+            self._corrections.skipped.append((step_index, reason))
             return
         self._corrections.refuse_all()
         self._corrections.skipped.append((step_index, "cloud_lost"))

@@ -13,7 +13,7 @@ from PIL import Image
 from diffusion.edge_lead import EdgeLead, make_edge_lead
 from diffusion.model import Conditioning
 from diffusion.noise import draw_noise
-from diffusion.sensitivity import ddim_sensitivities
+from diffusion.sensitivity import latents_sensitivities
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
 from edge_client.clock import Clock
@@ -136,7 +136,7 @@ class Generation:
         return encoded
 
     async def _with_cloud(self, link: CloudLink) -> Trajectory:
-        """Follow the cloud and finish; a session that is asked nothing more is closed while the edge model runs."""
+        """Follow the cloud and finish; a session that is asked nothing more is closed while the edge model goes on."""
         recorder = self._recorder
         cloud = CloudLead(
             make_session(link, self._latents_shape, recorder, patience=self._patience),
@@ -251,7 +251,7 @@ class Generation:
             await self._lead_with_edge(),
             trajectory,
             self._recorder,
-            cloud=cloud,
+            cloud=None if lead is None or lead.lost is not None else cloud,
             corrections=self._granted(trajectory),
             clock=self._clock,
         )
@@ -274,7 +274,7 @@ class Generation:
             edge_step_seconds=self._edge.step_seconds.seconds,
             decode_seconds=self._edge.decode_seconds.seconds,
         )
-        sensitivity = ddim_sensitivities(schedule, self._scheduler.stepper.prediction_type)
+        sensitivity = latents_sensitivities(schedule, self._scheduler.stepper.prediction_type)
         return Granted(
             policy=make_corrections(self._edge_plan, sensitivity),
             num_inference_steps=schedule.num_steps,

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import torch
 
 from diffusion.edge_lead import EdgeLead
+from diffusion.schedulers import Stepper
 from diffusion.tensors import from_array, to_array
 from edge_client.edge_model import EdgeModel
 from edge_client.recorder import Recorder
 from orchestrator.handoff import AgreementHandoff, HandoffReason
 from wire.messages import State, Step
 
+# Enough for the cloud's warm-up to wait until the edge has encoded the prompt; and what the edge may still have to see
+# when the cloud has stopped, before anybody leads.
+MAX_WAITING_STEPS = 4
+
 
 class Shadow:
     """Evaluates the edge model at the real steps of the stream, in order, behind the stream's back.
 
-    It keeps at most one step waiting: an edge that is slower than the cloud skips the older ones, and the report says
-    how many. What it decides depends on the steps that it has seen, never on when they came.
+    It keeps at most `MAX_WAITING_STEPS` waiting: an edge that is slower than the cloud skips the oldest, and the report
+    says how many. What it decides depends on the steps that it has seen, never on when they came.
 
     Args:
         edge: The small model.
@@ -39,16 +45,20 @@ class Shadow:
         self._make_lead = make_lead
         self._agreement = agreement
         self._recorder = recorder
-        self._waiting: Step | None = None
+        self._waiting: deque[Step] = deque()
+        self._decided = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     def offer(self, step: Step) -> None:
-        """Take a real step with its prediction; one that still waits gives way."""
-        if self._waiting is not None:
+        """Take a real step with its prediction; the oldest gives way where too many wait."""
+        if self._decided:
+            return
+        if len(self._waiting) == MAX_WAITING_STEPS:
+            self._waiting.popleft()
             self._recorder.shadow_skipped += 1
-        self._waiting = step
+        self._waiting.append(step)
         self._idle.clear()
         self._wake.set()
 
@@ -61,12 +71,13 @@ class Shadow:
         while True:
             await self._wake.wait()
             lead = await self._make_lead()
+            while self._waiting:
+                step = self._waiting.popleft()
+                if await self._agrees(lead, step):
+                    self._decided = True
+                    return await self._edge.run(_state_after, lead, step)
             self._wake.clear()
-            step, self._waiting = self._waiting, None
-            if step is not None and await self._agrees(lead, step):
-                return await self._edge.run(_state_after, lead, step)
-            if self._waiting is None:
-                self._idle.set()
+            self._idle.set()
 
     async def settle(self) -> None:
         """Wait until nothing is waiting."""
@@ -95,7 +106,9 @@ def _state_after(lead: EdgeLead, step: Step) -> State:
     assert step.latents is not None
     assert step.latents_before is not None
     assert step.prediction is not None
-    stepper, device = lead.stepper, lead.stepper.device
+    device = lead.stepper.device
+    # Of its own: the cloud may hand off meanwhile, and its history goes into the other one.
+    stepper = Stepper(lead.stepper.class_name, lead.stepper.config, lead.stepper.schedule.num_steps, device)
     stepper.load_state({}, step_index=step.step_index)
     with torch.inference_mode():
         stepper.step(
