@@ -55,7 +55,10 @@ BAD_OPTIONS = {
     "no-steps": (["--num-inference-steps", "0"], ["num_inference_steps must be at least 1"]),
     "unknown-predictor": (["--predictor", "oracle"], ["oracle", "ecdiff", "linear", "reuse"]),
     "unknown-refresh": (["--refresh", "never"], ["never", "fixed"]),
-    "tolerance-without-meaning": (["--tolerance", "0.1"], ["tolerance means nothing to refresh fixed"]),
+    "tolerance-without-meaning": (
+        ["--mode", "ecdiff", "--tolerance", "0.1"],
+        ["tolerance means nothing to refresh fixed"],
+    ),
     "negative-tolerance": (["--refresh", "easycache", "--tolerance", "-1"], ["tolerance must be", "-1"]),
     "tolerance-that-is-no-number": (["--refresh", "easycache", "--tolerance", "nan"], ["tolerance must be", "nan"]),
     "list-without-warm-up": (["--real-steps", "0,3,6"], ["must begin with 0 and 1, not with 0, 3"]),
@@ -214,7 +217,7 @@ def test_missing_output_folder_fails_before_any_work(
 def test_full_disk_fails_and_leaves_nothing_behind(run_edge: RunEdge, cloud: Cloud, tmp_path: Path) -> None:
     # The limit on a file's size stands for the full disk: the write fails half-way in just the same place.
     done = run_edge(
-        *("generate", "a cat", "--edge-model", EDGE_MODEL, "--cloud", cloud.address, "--num-inference-steps", "4"),
+        *("generate", "a cat", "--mode", "ecdiff", "--edge-model", EDGE_MODEL, "--cloud", cloud.address),
         file_limit_bytes=4096,
     )
     check_plain_error(done, FAILED, "cannot write out.png", "free some space")

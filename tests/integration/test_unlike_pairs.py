@@ -94,9 +94,8 @@ async def test_other_weights_are_a_warning_with_both_fingerprints(
 def test_command_line_shows_the_warning(run_edge: RunEdge, cloud: Cloud, tmp_path: Path) -> None:
     changes, pieces = DIFFERENCES["scheduler"]
     variant = copy_model(EDGE_MODEL, tmp_path / "variant", changes)
-    done = run_edge(
-        "generate", "a cat", "--num-inference-steps", "5", "--cloud", cloud.address, "--edge-model", variant
-    )
+    few = ("--mode", "ecdiff", "--num-inference-steps", "5")
+    done = run_edge("generate", "a cat", *few, "--cloud", cloud.address, "--edge-model", variant)
     assert done.returncode == 0
     (line,) = done.stderr.splitlines()
     assert line.startswith("note: ")

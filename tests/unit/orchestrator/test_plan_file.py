@@ -143,6 +143,6 @@ def test_plans_stand_by_rising_cloud_calls() -> None:
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="plan.json"):
+    with pytest.raises(OSError, match=r"plan\.json"):
         FILE.write(tmp_path / "no" / "plan.json")
     assert not list(tmp_path.iterdir())
