@@ -35,7 +35,7 @@ from diffusion.sensitivity import ddim_sensitivities
 from diffusion.trajectory import Trajectory
 from models import DEFAULT_GUIDANCE_SCALE, bundled_pair
 from orchestrator.corrections import Granted, make_corrections
-from orchestrator.edge_plan import CORRECTIONS, Agreement, EdgePlan
+from orchestrator.edge_plan import CORRECTIONS, RESIDUALS, Agreement, EdgePlan
 from orchestrator.handoff import AgreementHandoff, FixedHandoff
 from orchestrator.in_process import InProcessPair
 from orchestrator.refresh import REFRESH_POLICIES, make_refresh
@@ -146,7 +146,7 @@ def _cases(make_stepper: Callable[[int], Stepper], latents: Tensor) -> list[Case
         Case("handoff decision", _agreement_handoff),
         *(Case("correction decision", partial(_corrections, name, sensitivity)) for name in CORRECTIONS),
         *(Case("predictor", partial(_predictor, name, stepper, latents)) for name in PREDICTORS),
-        *(Case("residual", partial(_residual, name, stepper, latents)) for name in PREDICTORS),
+        *(Case("residual", partial(_residual, name, stepper, latents)) for name in RESIDUALS),
         *(Case("measure", partial(_measure, name, make_stepper, latents)) for name in MEASURES),
     ]
 

@@ -1,11 +1,14 @@
-"""How sure a figure is: intervals for shares, and a distance between sets of pictures with its scatter."""
+"""How sure a figure is: intervals for shares, means and their ratios, and a distance between sets of pictures."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -17,6 +20,44 @@ def share_interval(successes: int, trials: int, confidence: float = 0.95) -> tup
     reach = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95, num_resamples: int = 4000) -> tuple[float, float]:
+    """Return the bootstrap interval of a mean (Efron 1979, percentiles), with always the same draws.
+
+    Args:
+        values: Independent ones, such as one a prompt; at least one.
+        confidence: Share of the resampled means that lie within.
+        num_resamples: Sets of as many values that are drawn from them.
+    """
+    resampled = np.asarray(values, dtype=np.float64)[_draws(len(values), num_resamples)]
+    return _percentiles(resampled.mean(1), confidence)
+
+
+def ratio_interval(
+    above: Sequence[float], below: Sequence[float], confidence: float = 0.95, num_resamples: int = 4000
+) -> tuple[float, float]:
+    """Return the bootstrap interval of a ratio of two means; the values are drawn in pairs, as they were taken.
+
+    Args:
+        above: Of the numerator's mean.
+        below: Of the denominator's, the same prompts in the same order; their means are positive.
+        confidence: See `mean_interval`.
+        num_resamples: See there.
+    """
+    draws = _draws(len(above), num_resamples)
+    pairs = np.stack([np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)], axis=1)
+    means = pairs[draws].mean(1)
+    return _percentiles(means[:, 0] / means[:, 1], confidence)
+
+
+def _draws(count: int, num_resamples: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(count, size=(num_resamples, count))
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return float(low), float(high)
 
 
 def kernel_distance(

@@ -18,6 +18,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def facts() -> dict[str, Any]:
     """Return the machine, the date and the command of this run."""
     script = Path(sys.argv[0])
+    if script.stem == "__main__":  # a folder is named, not the module in it
+        script = script.parent
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -1,7 +1,10 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from bench.intervals import kernel_distance, share_interval
+from bench.intervals import kernel_distance, mean_interval, ratio_interval, share_interval
 
 
 def test_share_interval_holds_the_share_and_stays_in_range() -> None:
@@ -11,6 +14,25 @@ def test_share_interval_holds_the_share_and_stays_in_range() -> None:
     assert share_interval(0, 10)[0] == pytest.approx(0.0, abs=1e-12)
     assert share_interval(10, 10)[1] == pytest.approx(1.0)
     assert share_interval(300, 400)[1] - share_interval(300, 400)[0] < high - low
+
+
+def test_mean_interval_is_that_of_a_normal_mean_for_many_values() -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, size=900).tolist()
+
+    low, high = mean_interval(values)
+
+    reach = 1.96 * float(np.std(values)) / math.sqrt(900)
+    assert (low, high) == pytest.approx((np.mean(values) - reach, np.mean(values) + reach), abs=0.02)
+    assert mean_interval(values) == (low, high)  # the same draws each time
+    assert mean_interval([0.25]) == (0.25, 0.25)
+
+
+def test_ratio_interval_draws_pairs() -> None:
+    below = np.random.default_rng(2).uniform(0.1, 10.0, size=40)
+
+    assert ratio_interval((0.5 * below).tolist(), below.tolist()) == pytest.approx((0.5, 0.5))
+    low, high = ratio_interval(below[::-1].tolist(), below.tolist())
+    assert low < 1.0 < high
 
 
 def test_kernel_distance_is_zero_on_average_for_one_distribution_and_grows_with_the_shift() -> None:
