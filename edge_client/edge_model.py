@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import threading
 import time
@@ -62,6 +63,11 @@ class EdgeModel:
     def forget_times(self) -> None:
         """Begin to measure anew, when what was measured paid for lazy starts."""
         self.encode_seconds, self.step_seconds, self.decode_seconds = Typical(), Typical(), Typical()
+
+    async def compute_on(self, num_threads: int) -> None:
+        """Compute on so many threads of the CPU from now on, unless the environment says how many."""
+        if "OMP_NUM_THREADS" not in os.environ:
+            await self.run(torch.set_num_threads, num_threads)
 
     def close(self) -> None:
         """Let the thread end after what it is doing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -15,6 +16,12 @@ LISTENING = re.compile(r"cloud-service listening on (\S+) metrics on (\S+)")
 LOG_LINES_KEPT = 20
 STOP_SECONDS = 5.0
 CHUNK_BYTES = 64 * 1024
+
+
+def half_of_the_cores() -> int:
+    """Return how many threads each of two models gets that compute on this machine at the same time."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // 2)
 
 
 class LocalCloud:
@@ -49,8 +56,9 @@ class LocalCloud:
         command += ["--metrics-listen", "127.0.0.1:0", "--device", device, "--dtype", dtype, "--exit-with-stdin"]
         command += [] if model is None else ["--model", model]
         # A session of its own: Ctrl-C reaches the edge, which closes its session before it stops the service.
+        environment = {"OMP_NUM_THREADS": str(half_of_the_cores()), **os.environ}
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, start_new_session=True
+            *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
         )
         local = cls(process)
         try:

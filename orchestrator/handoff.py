@@ -1,15 +1,14 @@
 """Handoff: at which step the edge model takes over.
 
-`FixedHandoff` keeps to the plan, where the cloud stops by itself; the edge asks it, and the deadline, after every step
-of the cloud that it hears of. `AgreementHandoff` it asks after every step that it shadowed, since there it has what it
-needs to go on at once. Policies are pure: numbers in, reason or None out.
+`FixedHandoff` keeps to the plan, where the cloud stops by itself. `AgreementHandoff` is asked after every step that the
+edge shadowed, since there it has what it needs to go on at once. Policies are pure: numbers in, reason or None out. The
+deadline is no policy but a timer (`edge_client.clock`): it must ring also when nothing comes from the cloud.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.edge_plan import Agreement
@@ -115,27 +114,3 @@ class AgreementHandoff:
             return HandoffReason.PLAN
         expected = self.expected_error(next_step)
         return HandoffReason.AGREEMENT if expected is not None and expected < self._agreement.tolerance else None
-
-
-class DeadlineHandoff:
-    """Hand off when the time left is only just what the edge needs for the rest; else as another policy says.
-
-    Args:
-        policy: Decides while there is time.
-        seconds_left: Until the deadline, asked anew each time.
-        seconds_needed: What the edge needs from a step to the picture.
-    """
-
-    def __init__(
-        self, policy: HandoffPolicy, *, seconds_left: Callable[[], float], seconds_needed: Callable[[int], float]
-    ) -> None:
-        self._policy = policy
-        self._seconds_left = seconds_left
-        self._seconds_needed = seconds_needed
-
-    def decide(self, next_step: int) -> HandoffReason | None:
-        """Return the other policy's reason, else `DEADLINE` when it is time."""
-        reason = self._policy.decide(next_step)
-        if reason is None and self._seconds_left() <= self._seconds_needed(next_step):
-            return HandoffReason.DEADLINE
-        return reason

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.edge_plan import Agreement, EdgePlan
-from orchestrator.handoff import AgreementHandoff, DeadlineHandoff, FixedHandoff, HandoffReason
+from orchestrator.handoff import AgreementHandoff, FixedHandoff, HandoffReason
 from wire.messages import Plan
 
 STEPS = 12
@@ -197,28 +197,3 @@ def test_agreement_needs_the_shadow():
 
 
 # ------------------------------------------------------------------------------ the deadline
-
-
-@pytest.mark.parametrize(
-    ("seconds_left", "step", "reason"),
-    [
-        (100.0, 5, None),
-        (8.0, 5, None),
-        (7.0, 5, HandoffReason.DEADLINE),  # just what the edge needs for 7 steps
-        (6.0, 5, HandoffReason.DEADLINE),
-        (-1.0, 0, HandoffReason.DEADLINE),
-        (-1.0, BOUND, HandoffReason.PLAN),
-    ],
-)
-def test_the_deadline_leaves_the_edge_the_time_that_it_needs(seconds_left, step, reason):
-    policy = DeadlineHandoff(
-        FixedHandoff(a_plan()), seconds_left=lambda: seconds_left, seconds_needed=lambda next_step: STEPS - next_step
-    )
-    assert policy.decide(step) is reason
-
-
-def test_agreement_comes_before_the_deadline():
-    policy = AgreementHandoff(agreement(tolerance=10.0), a_plan())
-    policy.observe(0, 1.0)
-    late = DeadlineHandoff(policy, seconds_left=lambda: 0.0, seconds_needed=lambda next_step: 1.0)
-    assert late.decide(1) is HandoffReason.AGREEMENT
