@@ -14,12 +14,14 @@ from edge_client.cloud_session import Patience
 from edge_client.decision import Decision, decide
 from edge_client.edge_model import EdgeModel
 from edge_client.generation import Generation, GenerationResult
-from edge_client.local_cloud import STOP_SECONDS, LocalCloud
+from edge_client.local_cloud import STOP_SECONDS, LocalCloud, half_of_the_cores
+from edge_client.measured_costs import MeasuredCosts
 from edge_client.metrics import EdgeMetrics
 from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import REMOTE_WAIT_SECONDS, GenerationRequest, parse_addresses
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
+from orchestrator.cost import Costs
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import DEFAULT_MODE, PlanOptions
@@ -80,6 +82,7 @@ class EdgeClient:
         self._link: CloudLink | None = None
         self._warnings: tuple[str, ...] = ()
         self._edge: EdgeModel | None = None
+        self._measured: MeasuredCosts | None = None
         # One edge model, one thread: generations take turns.
         self._turn = asyncio.Lock()
         self.metrics = EdgeMetrics()
@@ -100,7 +103,7 @@ class EdgeClient:
             await self._local_cloud.stop()
         if self._edge is not None:
             self._edge.close()
-        self._link = self._local_cloud = self._edge = None
+        self._link = self._local_cloud = self._edge = self._measured = None
 
     async def generate(self, prompt: str, *, mode: str = DEFAULT_MODE, **options: Any) -> GenerationResult:
         """Generate from a prompt; the options are those of `GenerationRequest` and `PlanOptions`.
@@ -135,24 +138,51 @@ class EdgeClient:
                 recorder.link = link.estimate
                 for line in self._warnings:
                     recorder.warn(line)
-            decision = self._decide(request, edge, link, recorder)
+            decision = await self._decide(request, edge, link, recorder)
             generation = Generation(request, edge, link, recorder, decision=decision, patience=self._patience)
+            for line in decision.lines:
+                recorder.warn(line)
             result = await generation.run()
         except BaseException as error:
             self.metrics.failed(request.mode, interrupted=isinstance(error, asyncio.CancelledError))
             raise
         self.metrics.finished(recorder)
-        if recorder.handoff_reason in (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_ERROR):
+        if self._measured is not None:
+            self._measured.learn(recorder.cloud_steps.values(), len(recorder.disagreements), result.latents.shape)
+        lost_later = any(reason == "cloud_lost" for _, reason in recorder.corrections_skipped)
+        if lost_later or recorder.handoff_reason in (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_ERROR):
             await self._forget_cloud()
         return result
 
-    def _decide(
+    async def costs(self, request: GenerationRequest) -> Costs:
+        """Return what the parts of a generation take now, to predict with (`orchestrator.cost`).
+
+        Raises:
+            EcdiffError: Nobody serves, or the cloud does not answer.
+            OSError: A model cannot be loaded.
+        """
+        async with self._turn:
+            recorder = Recorder(request=request, link=LinkEstimate())
+            edge, link = await self._load_edge(), await self._connect(recorder)
+            return await self._costs(request, edge, link)
+
+    async def _costs(self, request: GenerationRequest, edge: EdgeModel, link: CloudLink) -> Costs:
+        if self._measured is None:
+            self._measured = MeasuredCosts(edge, link)
+        default = link.description.model
+        height, width = request.height or default.default_height, request.width or default.default_width
+        return await self._measured.now(edge.model.latents_shape(height, width, request.num_images))
+
+    async def _decide(
         self, request: GenerationRequest, edge: EdgeModel, link: CloudLink | None, recorder: Recorder
     ) -> Decision:
+        costs = None
+        if link is not None and request.plan_options.deadline_ms is not None:
+            started = time.perf_counter()
+            costs = await self._costs(request, edge, link)
+            recorder.seconds["connect"] += time.perf_counter() - started
         cloud = None if link is None else link.description.model
-        decision = recorder.decision = decide(request, cloud, edge.model.info, None)
-        for line in decision.lines:
-            recorder.fall_back(line)
+        decision = recorder.decision = decide(request, cloud, edge.model.info, costs)
         return decision
 
     async def _ready(self, request: GenerationRequest, recorder: Recorder) -> tuple[EdgeModel, CloudLink | None]:
@@ -166,6 +196,8 @@ class EdgeClient:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         edge, link = loading.result(), connecting.result()
+        if self._local_cloud is not None:
+            await edge.compute_on(half_of_the_cores())
         verdict = check_pair(link.description.model, edge.model.info)
         if verdict.refusal is not None:
             raise IncompatibleModels(verdict.refusal)
@@ -218,7 +250,7 @@ class EdgeClient:
         """After a loss the next generation makes its own first contact; a dead service of ours is replaced."""
         if self._link is not None:
             await self._link.close()
-            self._link = None
+            self._link = self._measured = None
         if self._local_cloud is not None:
             await self._local_cloud.stop()
             self._local_cloud = None

@@ -299,6 +299,11 @@ class CloudLead:
             answer.set_result(message)
         self._recorder.correction(message)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is under way any more that would change the report."""
+        return self._parked.is_set() and all(answer.done() for answer in self._answers.values())
+
     def record_traffic(self) -> None:
         """Note what crossed the stream so far."""
         self._recorder.traffic(self._session)

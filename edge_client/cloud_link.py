@@ -96,6 +96,7 @@ class CloudLink:
         self.stub: Any = CloudDenoiserStub(self._channel)
         self._probe_stub: Any = CloudDenoiserStub(self._probe_channel)
         self._prober: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self.description: Description
 
     @classmethod
@@ -231,8 +232,14 @@ class CloudLink:
                 await asyncio.sleep(PROBE_SECONDS)
                 await self.probe()
 
+    def let_go(self, closing: asyncio.Task[None]) -> None:
+        """Let a session be closed meanwhile: no picture waits for the round trip of a goodbye."""
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
-        """Close both channels."""
+        """Close both channels, after the sessions that are still being closed."""
         await self.stop_probing()
+        await asyncio.gather(*self._closing)
         await self._channel.close()
         await self._probe_channel.close()

@@ -9,7 +9,7 @@ from diffusion.model import ModelInfo
 from edge_client.request import GenerationRequest
 from models import PLANS_DIR
 from orchestrator.choice import choose_plan
-from orchestrator.cost import Costs, LatencyEstimate, predict_latency
+from orchestrator.cost import Costs, LatencyEstimate, may_ask_cloud, predict_latency
 from orchestrator.edge_plan import EdgePlan
 from orchestrator.plan import make_edge_plan
 from orchestrator.searched_plan import PlanFile, read_plan_file
@@ -38,6 +38,11 @@ class Decision:
     lines: tuple[str, ...] = ()
     expected_error: float | None = None
     estimate: LatencyEstimate | None = None
+
+    @property
+    def asks_cloud(self) -> bool:
+        """Whether the cloud is asked anything; where a bound or the deadline leaves it nothing, the edge is alone."""
+        return may_ask_cloud(self.plan, self.edge_plan)
 
 
 def decide(

@@ -78,6 +78,7 @@ class Generation:
         self._recorder = recorder
         self._plan = decision.plan
         self._edge_plan = decision.edge_plan
+        self._asks_cloud = decision.asks_cloud
         self._patience = patience
         info = edge.model.info if link is None else link.description.model
         self._height = request.height or info.default_height
@@ -109,10 +110,10 @@ class Generation:
         self._clock.start()
         self._encoding = asyncio.create_task(self._encode_prompt())
         try:
-            if self._link is None:
-                trajectory = await self._finish(None, None)
-            else:
+            if self._link is not None and self._asks_cloud:
                 trajectory = await self._with_cloud(self._link)
+            else:
+                trajectory = await self._finish(None, None)
         finally:
             self._encoding.cancel()
         self._recorder.enter("decoding")
@@ -157,14 +158,21 @@ class Generation:
         link.estimate.take_new_rtts()  # those of earlier generations
         link.start_probing()
         closing: asyncio.Task[None] | None = None
+        is_settled = False
         try:
             lead = await cloud.follow()
             self._note_handoff(lead)
             if self._edge_plan.corrections == "none":
                 closing = asyncio.create_task(cloud.close())
-            return await self._finish(lead, cloud)
+            trajectory = await self._finish(lead, cloud)
+            is_settled = cloud.is_settled
+            return trajectory
         finally:
-            await (closing or cloud.close())
+            closing = closing or asyncio.create_task(cloud.close())
+            if is_settled:
+                link.let_go(closing)
+            else:
+                await closing
             await link.stop_probing()
             recorder.rtt_seconds = link.estimate.take_new_rtts()
             cloud.record_traffic()

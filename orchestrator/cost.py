@@ -19,8 +19,10 @@ from orchestrator.edge_plan import EdgePlan
 from orchestrator.plan import step_sources
 from wire.messages import Plan, Source
 
-# Latents under way at a time where nothing but latents is streamed.
-_WINDOW = 2
+# Latents under way at a time where nothing but latents is streamed (edge_client/opening.py).
+CREDIT_WINDOW = 2
+# Steps that a slow shadow lets wait before it skips any (edge_client/shadow.py).
+MAX_WAITING_STEPS = 4
 # What a shadowed step carries: latents before and after it, and the prediction.
 _SHADOWED_TENSORS = 3
 
@@ -136,7 +138,7 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
     since nothing but the prompt says how many there will be, and each is granted only where the deadline leaves room.
 
     Args:
-        plan: The cloud's part. A handoff at step 0 with no correction after it means that no cloud is asked.
+        plan: The cloud's part. Where it is nothing and no correction may follow, no session is opened.
         edge_plan: The edge's part.
         costs: Of the pair, the machines and the link.
     """
@@ -145,7 +147,7 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
     num_corrections = expected_corrections(plan, edge_plan, handoff_step, num_real)
     # A corrected step wants the small model's own evaluation too.
     tail = (plan.num_inference_steps - handoff_step) * costs.edge_step_seconds
-    if handoff_step == 0 and num_corrections == 0:
+    if not may_ask_cloud(plan, edge_plan):
         return LatencyEstimate(
             handoff_step=0,
             cloud_calls=0,
@@ -175,6 +177,11 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
         edge_compute_seconds=tail,
         decode_seconds=costs.decode_seconds,
     )
+
+
+def may_ask_cloud(plan: Plan, edge_plan: EdgePlan) -> bool:
+    """Return whether a generation may ask the cloud for anything, so that it needs a session."""
+    return plan.handoff_step > 0 or (edge_plan.corrections != "none" and calls_left(edge_plan, 0) > 0)
 
 
 def expected_handoff(plan: Plan, edge_plan: EdgePlan) -> tuple[int, bool]:
@@ -223,17 +230,16 @@ def _arrival_seconds(costs: Costs, num_real: int, num_shadowed: int) -> float:
 
     Without a shadow: the latents, behind those of earlier steps that are still on the wire. With one: the tensors of
     the last real step, behind those of all before it wherever the wire is slower than the cloud; then the last
-    evaluation. An edge slower than the cloud falls behind by the difference at each step, until one waits: it skips
-    the others.
+    evaluation. An edge slower than the cloud falls behind by the difference at each step, until it begins to skip some.
     """
     interval = costs.cloud_step_seconds + costs.cloud_queue_seconds
     if not num_shadowed:
-        under_way = max(0.0, _WINDOW * costs.transfer_seconds - interval) if num_real > 1 else 0.0
+        under_way = max(0.0, CREDIT_WINDOW * costs.transfer_seconds - interval) if num_real > 1 else 0.0
         return under_way + costs.transfer_seconds
     message = _SHADOWED_TENSORS * costs.transfer_seconds
     under_way = (num_shadowed - 1) * max(0.0, message - interval)
     behind = (num_shadowed - 1) * max(0.0, costs.edge_step_seconds - max(interval, message))
-    evaluation = costs.edge_step_seconds + min(behind, costs.edge_step_seconds)
+    evaluation = costs.edge_step_seconds + min(behind, MAX_WAITING_STEPS * costs.edge_step_seconds)
     return under_way + message + max(costs.transfer_seconds, evaluation)
 
 

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_files import COSTS, FILE
 
+from edge_client import opening, shadow
+from orchestrator import cost
 from orchestrator.choice import plan_and_edge_plan
 from orchestrator.cost import Costs, predict_latency
 from orchestrator.edge_plan import EdgePlan
@@ -68,10 +70,14 @@ def test_a_shadow_on_shared_cores_slows_the_cloud_by_all_its_evaluations_but_the
     assert beside.parts["cloud_compute"] - without.parts["cloud_compute"] == pytest.approx(16 * E)
 
 
-def test_an_edge_too_slow_to_shadow_falls_behind_by_one_evaluation_at_most() -> None:
+def test_an_edge_too_slow_to_shadow_falls_behind_by_no_more_than_it_lets_wait() -> None:
     slow = replace(COSTS, edge_step_seconds=10.0)
     without, beside = (predict_latency(plan("ecdiff"), each, slow) for each in (NO_SHADOW, SHADOW))
-    assert beside.total_seconds - without.total_seconds == pytest.approx(20.0 + 2 * TRANSFER)
+    assert beside.total_seconds - without.total_seconds == pytest.approx(50.0 + 2 * TRANSFER)
+
+
+def test_the_model_knows_what_the_edge_lets_wait() -> None:
+    assert (opening.CREDIT_WINDOW, shadow.MAX_WAITING_STEPS) == (cost.CREDIT_WINDOW, cost.MAX_WAITING_STEPS)
 
 
 @pytest.mark.parametrize(("edge_step_seconds", "longer"), [(0.02, "the cloud's"), (2.0, "the edge's own")])
