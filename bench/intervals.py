@@ -51,6 +51,21 @@ def ratio_interval(
     return _percentiles(means[:, 0] / means[:, 1], confidence)
 
 
+def quantile_interval(
+    values: Sequence[float], quantile: float, confidence: float = 0.95, num_resamples: int = 4000
+) -> tuple[float, float]:
+    """Return the bootstrap interval of a quantile; of few values, a far one's ends at the last of them.
+
+    Args:
+        values: Independent ones, at least one.
+        quantile: 0..1, such as 0.5 for the median.
+        confidence: See `mean_interval`.
+        num_resamples: See there.
+    """
+    resampled = np.asarray(values, dtype=np.float64)[_draws(len(values), num_resamples)]
+    return _percentiles(np.quantile(resampled, quantile, axis=1), confidence)
+
+
 def _draws(count: int, num_resamples: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(count, size=(num_resamples, count))
 

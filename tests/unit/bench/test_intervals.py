@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.intervals import kernel_distance, mean_interval, ratio_interval, share_interval
+from bench.intervals import kernel_distance, mean_interval, quantile_interval, ratio_interval, share_interval
 
 
 def test_share_interval_holds_the_share_and_stays_in_range() -> None:
@@ -33,6 +33,16 @@ def test_ratio_interval_draws_pairs() -> None:
     assert ratio_interval((0.5 * below).tolist(), below.tolist()) == pytest.approx((0.5, 0.5))
     low, high = ratio_interval(below[::-1].tolist(), below.tolist())
     assert low < 1.0 < high
+
+
+def test_quantile_interval_holds_the_quantile_and_ends_at_the_last_value() -> None:
+    values = np.linspace(0.0, 1.0, 401).tolist()
+
+    low, high = quantile_interval(values, 0.5)
+    # Of uniform values a median scatters by 1 / (2 sqrt(n)).
+    assert (low, high) == pytest.approx((0.5 - 1.96 / (2 * 20), 0.5 + 1.96 / (2 * 20)), abs=0.01)
+    assert quantile_interval([1.0, 2.0, 3.0, 9.0], 0.95)[1] == 9.0
+    assert quantile_interval([0.25], 0.95) == (0.25, 0.25)
 
 
 def test_kernel_distance_is_zero_on_average_for_one_distribution_and_grows_with_the_shift() -> None:
