@@ -21,7 +21,7 @@ from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import REMOTE_WAIT_SECONDS, GenerationRequest, parse_addresses
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
-from orchestrator.cost import Costs
+from orchestrator.cost import Costs, LatencyEstimate
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import DEFAULT_MODE, PlanOptions
@@ -154,17 +154,19 @@ class EdgeClient:
             await self._forget_cloud()
         return result
 
-    async def costs(self, request: GenerationRequest) -> Costs:
-        """Return what the parts of a generation take now, to predict with (`orchestrator.cost`).
+    async def predict(self, request: GenerationRequest) -> LatencyEstimate:
+        """Return what a request is predicted to take here and now, without connecting and loading models.
 
         Raises:
+            ValueError: As `generate`, as the next two; also in mode edge it asks a cloud, for what it measures at once.
             EcdiffError: Nobody serves, or the cloud does not answer.
             OSError: A model cannot be loaded.
         """
         async with self._turn:
-            recorder = Recorder(request=request, link=LinkEstimate())
-            edge, link = await self._load_edge(), await self._connect(recorder)
-            return await self._costs(request, edge, link)
+            edge, link = await self._load_edge(), await self._connect(Recorder(request=request, link=LinkEstimate()))
+            decision = decide(request, link.description.model, edge.model.info, await self._costs(request, edge, link))
+        assert decision.estimate is not None
+        return decision.estimate
 
     async def _costs(self, request: GenerationRequest, edge: EdgeModel, link: CloudLink) -> Costs:
         if self._measured is None:

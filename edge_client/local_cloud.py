@@ -18,10 +18,14 @@ STOP_SECONDS = 5.0
 CHUNK_BYTES = 64 * 1024
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def half_of_the_cores() -> int:
     """Return how many threads each of two models gets that compute on this machine at the same time."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, usable // 2)
+    return max(1, usable_cores() // 2)
 
 
 class LocalCloud:

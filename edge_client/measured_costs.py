@@ -10,6 +10,7 @@ import torch
 
 from edge_client.cloud_link import BURST_PROBES, CloudLink, is_loopback
 from edge_client.edge_model import EdgeModel, Typical
+from edge_client.local_cloud import usable_cores
 from orchestrator.cost import Costs
 from wire.messages import DType, Source, Step
 
@@ -42,11 +43,12 @@ class MeasuredCosts:
         self._edge_elements = 0
         self._cloud_seconds_per_element = Typical()
 
-    @property
-    def shared_cores(self) -> bool:
-        """Whether both models compute on this machine's processor."""
-        cloud = self._link.description.model.device
-        return cloud == "cpu" and self._edge.model.device.type == "cpu" and is_loopback(self._link.address)
+    async def _shares_cores(self) -> bool:
+        """Whether both models compute on this machine's processor, and are not kept apart by their threads."""
+        devices = {self._link.description.model.device, self._edge.model.device.type}
+        if devices != {"cpu"} or not is_loopback(self._link.address):
+            return False
+        return await self._edge.run(torch.get_num_threads) > usable_cores() / 2
 
     async def now(self, latents_shape: tuple[int, ...]) -> Costs:
         """Return the costs for latents `[B, C, H, W]`; what was measured at another size is scaled to this one.
@@ -60,11 +62,11 @@ class MeasuredCosts:
             await link.measure(num_probes=BURST_PROBES, num_transfers=_NUM_TRANSFERS, transfer_bytes=_TRANSFER_BYTES)
             await time_once(edge)
             self._edge_elements, self._is_prepared = default_elements, True
-        load = (await link.describe()).load
+        load, shared_cores = (await link.describe()).load, await self._shares_cores()
         num_elements = math.prod(latents_shape)
         edge_ratio = num_elements / self._edge_elements
         cloud_step_seconds = load.step_seconds / default_elements * num_elements
-        if self.shared_cores and self._cloud_seconds_per_element.seconds:
+        if shared_cores and self._cloud_seconds_per_element.seconds:
             cloud_step_seconds = self._cloud_seconds_per_element.seconds * num_elements
         return Costs(
             rtt_seconds=link.estimate.rtt_quantile_seconds(0.5),
@@ -76,7 +78,7 @@ class MeasuredCosts:
             encode_prompt_seconds=edge.encode_seconds.seconds,
             edge_encode_prompt_seconds=edge.encode_seconds.seconds,
             decode_seconds=edge.decode_seconds.seconds * edge_ratio,
-            shared_cores=self.shared_cores,
+            shared_cores=shared_cores,
         )
 
     def learn(self, cloud_steps: Collection[Step], num_shadowed: int, latents_shape: tuple[int, ...]) -> None:

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+import torch
 
 from bench.network import EmulatedNetwork, Link
 from edge_client.cloud_link import CloudLink, Credentials
 from edge_client.edge_model import EdgeModel
+from edge_client.local_cloud import half_of_the_cores, usable_cores
 from edge_client.measured_costs import MeasuredCosts
 from harness.cloud import Cloud
 from harness.reference import EDGE_MODEL
@@ -21,6 +23,7 @@ async def edge() -> AsyncIterator[EdgeModel]:
     edge = await EdgeModel.load(str(EDGE_MODEL))
     yield edge
     edge.close()
+    torch.set_num_threads(1)  # as for all tests here: threads that are started later take the last value
 
 
 def step(seconds: float, source: Source = Source.CLOUD) -> Step:
@@ -42,7 +45,6 @@ async def test_everything_is_known_before_the_first_generation(cloud: Cloud, edg
     for part in ("cloud_step", "edge_step", "encode_prompt", "decode"):
         assert 0.0 < getattr(costs, f"{part}_seconds") < 10.0
     assert costs.cloud_queue_seconds == 0.0
-    assert costs.shared_cores
 
 
 async def test_a_batch_and_a_larger_picture_cost_in_proportion(cloud: Cloud, edge: EdgeModel) -> None:
@@ -62,6 +64,7 @@ async def test_a_batch_and_a_larger_picture_cost_in_proportion(cloud: Cloud, edg
 async def test_on_shared_cores_generations_tell_the_clouds_step_without_the_shadow(
     cloud: Cloud, edge: EdgeModel
 ) -> None:
+    await edge.run(torch.set_num_threads, usable_cores())
     link = await CloudLink.connect((cloud.address,), Credentials(), wait_seconds=60)
     try:
         measured = MeasuredCosts(edge, link)
@@ -73,3 +76,19 @@ async def test_on_shared_cores_generations_tell_the_clouds_step_without_the_shad
     finally:
         await link.close()
     assert costs.cloud_step_seconds == pytest.approx(5.0 - edge_step_seconds)
+    assert costs.shared_cores
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core cannot be kept apart")
+async def test_models_with_half_of_the_cores_each_share_none(cloud: Cloud, edge: EdgeModel) -> None:
+    await edge.run(torch.set_num_threads, half_of_the_cores())
+    link = await CloudLink.connect((cloud.address,), Credentials(), wait_seconds=60)
+    try:
+        measured = MeasuredCosts(edge, link)
+        shape = edge.model.latents_shape(0, 0, 1)
+        measured.learn([step(5.0)], num_shadowed=1, latents_shape=shape)
+        costs = await measured.now(shape)
+    finally:
+        await link.close()
+    assert not costs.shared_cores
+    assert costs.cloud_step_seconds < 5.0, "then the cloud's own word counts"
