@@ -73,10 +73,10 @@ class Replay:
         self._stepper = stepper
         self._num_steps = stepper.schedule.num_steps
         self._responses = responses
-        basis = torch.stack([recording.latents[0], *recording.cloud, *recording.edge], dim=1).flatten(2).double()
+        basis = torch.stack([recording.latents[0], *recording.cloud, *recording.edge], dim=1).flatten(2).double().cpu()
         self._gram = basis @ basis.transpose(1, 2)
         self._mean_gram = self._gram.mean(dim=0)
-        self._length = recording.latents[-1].double().flatten(1).norm(dim=1)
+        self._length = recording.latents[-1].double().cpu().flatten(1).norm(dim=1)
         axes = torch.eye(basis.shape[1])
         self._cloud, self._edge = axes[1 : self._num_steps + 1], axes[self._num_steps + 1 :]
         # A scheduler without history is linear step by step, and asking it each time would take most of the time.
@@ -128,8 +128,7 @@ class Replay:
             edge = torch.add(self._edge[i], distance, alpha=self._responses.edge[i])
             extrapolated = None if learned is None or called else learned.predict(i, latents)
             if learned is not None:
-                fits = extrapolated is not None and not fade
-                used.append(self._fit(cloud - edge, extrapolated) if fits else fade[i] if fade else 1.0)
+                used.append(self._factor(i, fade, cloud - edge, extrapolated))
             if called:
                 prediction = cloud
                 if learned is not None:
@@ -150,12 +149,17 @@ class Replay:
         if self._factors is None:
             if step_index == 0:
                 self._stepper.load_state({}, step_index=0)
-            return self._stepper.step(prediction, step_index, latents)
+            whole = (1, 1, 1, -1)  # the solvers want axes of a batch
+            return self._stepper.step(prediction.view(whole), step_index, latents.view(whole)).flatten()
         of_latents, of_prediction = self._factors[step_index]
         return torch.add(of_latents * latents, prediction, alpha=of_prediction)
 
-    def _fit(self, true: Tensor, guessed: Tensor) -> float:
-        """Return the factor that brings a guess nearest to the truth over all prompts, clamped to 0..1."""
+    def _factor(self, step_index: int, fade: Sequence[float], true: Tensor, guessed: Tensor | None) -> float:
+        """Return the given fade, or what brings a guess nearest to the truth over all prompts, clamped to 0..1."""
+        if fade:
+            return fade[step_index]
+        if guessed is None:
+            return 1.0
         weighed = self._mean_gram @ guessed.double()
         length = float(guessed.double() @ weighed)
         return min(max(float(true.double() @ weighed) / length, 0.0), 1.0) if length > 0.0 else 0.0

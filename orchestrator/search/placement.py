@@ -1,13 +1,15 @@
-"""Where to put a number of cloud calls: even starts, then each call moved while that helps."""
+"""Where to put a number of cloud calls: even starts, then calls moved while that helps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from wire.messages import MIN_WARMUP_STEPS
 
 _MOVES = (-1, 1, -2, 2, -4, 4)
-_MAX_ROUNDS = 8
+_JOINT_MOVES = (-1, 1)
 
 Error = Callable[[tuple[int, ...]], float]
 """Error of a choice of calls; infinite where it is not allowed."""
@@ -43,19 +45,18 @@ def thinned(calls: tuple[int, ...], error: Error) -> tuple[int, ...]:
 
 
 def improved(calls: tuple[int, ...], error: Error, num_steps: int) -> tuple[tuple[int, ...], float]:
-    """Move one call after the other by a few steps while the error falls; return the calls and their error."""
+    """Move one call, or a call with all after it, by a few steps while the error falls; return calls and error."""
     best = error(calls)
-    for _ in range(_MAX_ROUNDS):
+    before = math.inf
+    while best < before:
         before = best
         for k in range(MIN_WARMUP_STEPS, len(calls)):
-            for move in _MOVES:
-                low = calls[k - 1]
-                high = calls[k + 1] if k + 1 < len(calls) else num_steps
-                if not low < calls[k] + move < high:
-                    continue
-                moved = (*calls[:k], calls[k] + move, *calls[k + 1 :])
-                if (found := error(moved)) < best:
+            for end, move in [*((k + 1, each) for each in _MOVES), *((len(calls), each) for each in _JOINT_MOVES)]:
+                moved = (*calls[:k], *(each + move for each in calls[k:end]), *calls[end:])
+                if _rises(moved, num_steps) and (found := error(moved)) < best:
                     calls, best = moved, found
-        if best == before:
-            break
     return calls, best
+
+
+def _rises(calls: tuple[int, ...], num_steps: int) -> bool:
+    return calls[-1] < num_steps and all(earlier < later for earlier, later in pairwise(calls))

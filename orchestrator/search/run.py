@@ -19,7 +19,6 @@ from orchestrator.search.pareto import (
 )
 from orchestrator.search.placement import spread
 from orchestrator.search.stages import (
-    PREDICTORS,
     Scored,
     SearchSettings,
     propose_cloud_only,
@@ -173,9 +172,7 @@ class Search:
 
     def _propose(self, screen: Screen, number: int) -> list[Scored]:
         settings = self._settings
-        self._progress.begin(
-            f"screen {number}", len(settings.cloud_calls) * len(PREDICTORS) + len(settings.hybrid_calls)
-        )
+        self._progress.begin(f"screen {number}", len(settings.cloud_calls) + len(settings.hybrid_calls))
         whole = propose_cloud_only(screen, settings, self._progress.advance)
         parted = propose_hybrids(screen, settings, whole, self._progress.advance)
         return [*to_confirm(whole, settings), *to_confirm(parted, settings)]

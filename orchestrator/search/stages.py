@@ -15,13 +15,14 @@ from functools import cache
 from itertools import zip_longest
 
 from orchestrator.search.candidate import Candidate, Screen, cloud_only, hybrid
-from orchestrator.search.placement import improved, spread, thinned
+from orchestrator.search.placement import Error, improved, spread, thinned
 from wire.messages import MIN_WARMUP_STEPS
 
 PREDICTORS = ("reuse", "linear", "quadratic", "epsilon-linear", "x0-linear", "chebyshev", "etc")
 """What stage 1 tries; `ecdiff` is `reuse` or worse wherever the steps are not its own."""
 RESIDUALS = ("reuse", "linear", "quadratic")
-_HYBRID_PREDICTORS = 2
+# Of the predictors, by what evenly spread calls give: the others are rarely the best after any amount of moving.
+_IMPROVED_PREDICTORS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +74,38 @@ def propose_cloud_only(
     screen: Screen, settings: SearchSettings, on_budget: Callable[[], object] = lambda: None
 ) -> dict[int, list[Scored]]:
     """Stage 1: return for each number of calls the best placement under each predictor, best first."""
-    found: dict[int, list[Scored]] = {calls: [] for calls in settings.cloud_calls}
-    for predictor in PREDICTORS:
+    errors = {predictor: _cloud_only_error(screen, settings.num_steps, predictor) for predictor in PREDICTORS}
+    found: dict[int, list[Scored]] = {}
+    more: dict[str, tuple[int, ...]] = {}
+    for num_calls in reversed(settings.cloud_calls):
+        starts = {}
+        for predictor, error in errors.items():
+            tried = [spread(num_calls, each) for each in settings.coordinates]
+            if predictor in more:
+                tried.append(_thinned_to(num_calls, more[predictor], error))
+            starts[predictor] = min(tried, key=error)
+        promising = sorted(starts, key=lambda predictor: errors[predictor](starts[predictor]))[:_IMPROVED_PREDICTORS]
+        more, scored = {}, []
+        for predictor in promising:
+            more[predictor], least = improved(starts[predictor], errors[predictor], settings.num_steps)
+            scored.append(Scored(candidate=cloud_only(more[predictor], settings.num_steps, predictor), error=least))
+        found[num_calls] = _best_first(scored)
+        on_budget()
+    return dict(sorted(found.items()))
 
-        @cache
-        def error(calls: tuple[int, ...], predictor: str = predictor) -> float:
-            return screen.error(cloud_only(calls, settings.num_steps, predictor))
 
-        more: tuple[int, ...] = ()
-        for num_calls in reversed(settings.cloud_calls):
-            starts = [spread(num_calls, each) for each in settings.coordinates]
-            while len(more) > num_calls:
-                more = thinned(more, error)
-            start = min([*starts, more] if more else starts, key=error)
-            more, least = improved(start, error, settings.num_steps)
-            found[num_calls].append(Scored(candidate=cloud_only(more, settings.num_steps, predictor), error=least))
-            on_budget()
-    return {calls: _best_first(each) for calls, each in found.items()}
+def _thinned_to(num_calls: int, calls: tuple[int, ...], error: Error) -> tuple[int, ...]:
+    while len(calls) > num_calls:
+        calls = thinned(calls, error)
+    return calls
+
+
+def _cloud_only_error(screen: Screen, num_steps: int, predictor: str) -> Error:
+    @cache
+    def error(calls: tuple[int, ...]) -> float:
+        return screen.error(cloud_only(calls, num_steps, predictor))
+
+    return error
 
 
 def propose_hybrids(
@@ -103,20 +119,19 @@ def propose_hybrids(
     Args:
         screen: Guesses errors.
         settings: What is searched.
-        cloud_only_plans: Of stage 1: their best predictors are tried.
+        cloud_only_plans: Of stage 1: their best predictor is taken.
         on_budget: Told when a number of calls is done.
     """
     found = {}
     for num_calls in settings.hybrid_calls:
         known = cloud_only_plans.get(num_calls, [])
-        predictors = [each.candidate.predictor for each in known[:_HYBRID_PREDICTORS]] or ["linear"]
+        predictor = known[0].candidate.predictor if known else "linear"
         best: dict[int, Scored] = {}
         for residual in RESIDUALS:
-            for predictor in predictors:
-                for scored in _by_corrections(screen, settings, num_calls, predictor, residual):
-                    corrections = len(scored.candidate.correction_steps)
-                    if corrections not in best or scored.error < best[corrections].error:
-                        best[corrections] = scored
+            for scored in _by_corrections(screen, settings, num_calls, predictor, residual):
+                corrections = len(scored.candidate.correction_steps)
+                if corrections not in best or scored.error < best[corrections].error:
+                    best[corrections] = scored
         found[num_calls] = _best_first(best.values())
         on_budget()
     return found
