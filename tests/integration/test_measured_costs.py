@@ -43,7 +43,7 @@ async def test_everything_is_known_before_the_first_generation(cloud: Cloud, edg
     assert costs.bandwidth_bytes_per_second == pytest.approx(1e6, rel=0.3)
     assert costs.latents_bytes == 4 * shape[1] * shape[2] * shape[3]
     for part in ("cloud_step", "edge_step", "encode_prompt", "decode"):
-        assert 0.0 < getattr(costs, f"{part}_seconds") < 10.0
+        assert 0.0 < getattr(costs, f"{part}_seconds") < 100.0
     assert costs.cloud_queue_seconds == 0.0
 
 
@@ -70,12 +70,12 @@ async def test_on_shared_cores_generations_tell_the_clouds_step_without_the_shad
         measured = MeasuredCosts(edge, link)
         shape = edge.model.latents_shape(0, 0, 1)
         edge_step_seconds = (await measured.now(shape)).edge_step_seconds
-        steps = [step(5.0), step(5.0), step(0.1, Source.EXTRAPOLATED)]
+        steps = [step(500.0), step(500.0), step(0.1, Source.EXTRAPOLATED)]
         measured.learn(steps, num_shadowed=2, latents_shape=shape)
         costs = await measured.now(shape)
     finally:
         await link.close()
-    assert costs.cloud_step_seconds == pytest.approx(5.0 - edge_step_seconds)
+    assert costs.cloud_step_seconds == pytest.approx(500.0 - edge_step_seconds)
     assert costs.shared_cores
 
 
@@ -86,9 +86,9 @@ async def test_models_with_half_of_the_cores_each_share_none(cloud: Cloud, edge:
     try:
         measured = MeasuredCosts(edge, link)
         shape = edge.model.latents_shape(0, 0, 1)
-        measured.learn([step(5.0)], num_shadowed=1, latents_shape=shape)
+        measured.learn([step(500.0)], num_shadowed=1, latents_shape=shape)
         costs = await measured.now(shape)
     finally:
         await link.close()
     assert not costs.shared_cores
-    assert costs.cloud_step_seconds < 5.0, "then the cloud's own word counts"
+    assert costs.cloud_step_seconds < 250.0, "then the cloud's own word counts"
