@@ -1,0 +1,11 @@
+"""How good a picture is for how many cloud evaluations: `python -m bench.quality` (docs/evaluation.md).
+
+| module | what it does |
+| --- | --- |
+| `cases` | one way to make pictures, and those that are compared |
+| `runner` | runs a case on every prompt; what it made is kept in a folder, so that a run can be resumed |
+| `choose` | parameters of the rivals, and of the listed plans, chosen on search prompts |
+| `figures` | errors, intervals and accuracy of what was made |
+| `targets` | what was to be reached, and whether it was |
+| `show` | table, Pareto plot, contact sheet |
+"""

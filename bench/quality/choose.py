@@ -1,0 +1,173 @@
+"""Parameters chosen on search prompts: the rivals get as good a choice as the listed plans of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bench.quality.cases import Case, all_cloud, fixed_steps
+from bench.quality.figures import relative_errors
+from bench.quality.runner import Made, Runner
+from wire.messages import Plan
+
+SPACINGS = ("leading", "linspace", "trailing")
+WARMUPS = (2, 3, 5, 7)
+SMOOTHINGS = (0.1, 0.2, 0.5, 0.8)
+HANDOFF_TENTHS = (5, 6, 7, 8)
+FIRST_SMOOTHING = 0.3
+# How steps crowd towards the noisy end: step j of n lies at (j / n) ** crowding of the way.
+CROWDINGS = (0.8, 1.0, 1.3)
+PREDICTORS = ("linear", "quadratic", "x0-linear", "chebyshev")
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Picks the best of some cases on search prompts.
+
+    Attributes:
+        runner: Of the search prompts.
+        reference: What all-cloud makes of them.
+        converged: What it makes with many more steps.
+        note: Told what is being chosen.
+    """
+
+    runner: Runner
+    reference: Made
+    converged: Made
+    note: Callable[[str], object] = lambda text: None
+
+    def best(self, cases: Sequence[Case], *, converged: bool = False) -> list[Case]:
+        """Return the case of the least error, with what it was chosen by."""
+        scored = []
+        for case in cases:
+            self.note(case.name)
+            made = self.runner.run(case)
+            errors = [float(np.mean(relative_errors(case, made, each))) for each in (self.reference, self.converged)]
+            scored.append(replace(case, chosen_error=errors[0], chosen_converged_error=errors[1]))
+        key = "chosen_converged_error" if converged else "chosen_error"
+        return sorted(scored, key=lambda case: getattr(case, key))[:1]
+
+    def ecdiff(self, budget: int, num_steps: int, *, cloud_only: bool) -> list[Case]:
+        """Return EC-Diff's best p, k, a and s with so many cloud calls: first p, k and s, then a; empty for none."""
+        handoffs = [num_steps] if cloud_only else [num_steps * tenth // 10 for tenth in HANDOFF_TENTHS]
+        cases = [
+            _ecdiff_case(budget, num_steps, p, k, FIRST_SMOOTHING, s)
+            for p in WARMUPS
+            for s in handoffs
+            for k in _intervals(p, s, budget)
+        ]
+        if not cases:
+            return []
+        first = self.best(cases)
+        plan = first[0].plan
+        others = [
+            _ecdiff_case(budget, num_steps, plan.warmup_steps, plan.skip_interval, a, plan.handoff_step)
+            for a in SMOOTHINGS
+        ]
+        return self.best(first + others)
+
+    def solver(self, scheduler: str, budget: int) -> list[Case]:
+        """Return a solver with exactly so many steps, its timesteps placed as suits it best."""
+        return self.best(
+            [
+                Case(
+                    name=f"{SOLVER_NAMES[scheduler]}, {budget} steps",
+                    group="solvers",
+                    budget=budget,
+                    plan=all_cloud(budget),
+                    scheduler=scheduler,
+                    spacing=spacing,
+                )
+                for spacing in SPACINGS
+            ],
+            converged=True,
+        )
+
+    def listed(self, budget: int, num_steps: int, scheduler: str = "ddim", spacing: str | None = None) -> list[Case]:
+        """Return the best predictor for so many real steps, evenly spread, then the best places for them.
+
+        Under the pair's own scheduler by the error to all-cloud, under another one by that to the converged reference.
+        """
+        converged = scheduler != "ddim"
+        even = crowded_steps(budget, num_steps, 1.0, last_real=False)
+        places = {
+            crowded_steps(budget, num_steps, crowding, last_real=last_real)
+            for crowding in CROWDINGS
+            for last_real in (False, True)
+        }
+        if even is None:
+            return []
+
+        def case(predictor: str, steps: tuple[int, ...]) -> Case:
+            return _listed_case(steps, num_steps, predictor, scheduler, spacing)
+
+        first = self.best([case(predictor, even) for predictor in PREDICTORS], converged=converged)
+        others = sorted(each for each in places if each is not None and each != even)
+        return self.best(first + [case(first[0].plan.predictor, each) for each in others], converged=converged)
+
+    def listed_dpmpp(self, budget: int, step_counts: Sequence[int], spacing: str | None) -> list[Case]:
+        """Return the best of that under DPM-Solver++ 2M, over several step counts."""
+        found = [case for count in step_counts for case in self.listed(budget, count, "dpmpp-2m", spacing)]
+        return sorted(found, key=lambda case: case.chosen_converged_error or 0.0)[:1]
+
+
+SOLVER_NAMES = {"dpmpp-2m": "DPM-Solver++ 2M", "unipc": "UniPC", "ddim": "DDIM"}
+
+
+def crowded_steps(budget: int, num_steps: int, crowding: float, *, last_real: bool) -> tuple[int, ...] | None:
+    """Return `budget` real steps that begin with 0 and 1 and crowd towards one end; None where they collide.
+
+    Args:
+        budget: How many.
+        num_steps: Of the plan.
+        crowding: Exponent; above 1 the noisy end gets more.
+        last_real: Whether the last step is real, or the last gap is as wide as those before it.
+    """
+    parts = budget - 1 if last_real else budget
+    whole = num_steps - 1 if last_real else num_steps
+    steps = [0, 1]
+    for j in range(2, budget):
+        steps.append(max(round(whole * (j / parts) ** crowding), steps[-1] + 1))
+    return tuple(steps) if len(steps) == budget and steps[-1] < num_steps else None
+
+
+def _listed_case(steps: tuple[int, ...], num_steps: int, predictor: str, scheduler: str, spacing: str | None) -> Case:
+    base = "" if scheduler == "ddim" else f" of {num_steps} {SOLVER_NAMES[scheduler]}"
+    return Case(
+        name=f"ours {len(steps)} listed{base}, {predictor}",
+        group="listed" if scheduler == "ddim" else "listed-dpmpp",
+        budget=len(steps),
+        plan=Plan(
+            num_inference_steps=num_steps,
+            handoff_step=num_steps,
+            refresh="listed",
+            predictor=predictor,
+            real_steps=steps,
+        ),
+        scheduler=scheduler,
+        spacing=spacing,
+    )
+
+
+def _intervals(warmup_steps: int, handoff_step: int, budget: int) -> list[int]:
+    """Return the longest k with exactly so many calls, for which they reach the furthest; empty where there is none."""
+    return [k for k in range(handoff_step) if len(fixed_steps(warmup_steps, k, handoff_step)) == budget][-1:]
+
+
+def _ecdiff_case(budget: int, num_steps: int, p: int, k: int, a: float, s: int) -> Case:
+    return Case(
+        name=f"EC-Diff p{p} k{k} a{a:g} s{s}",
+        group="ecdiff-searched",
+        budget=budget,
+        plan=Plan(
+            num_inference_steps=num_steps,
+            handoff_step=s,
+            refresh="fixed",
+            warmup_steps=p,
+            skip_interval=k,
+            predictor="ecdiff",
+            smoothing=a,
+        ),
+    )
