@@ -16,9 +16,9 @@ from edge_client.recorder import Recorder
 from orchestrator.handoff import AgreementHandoff, HandoffReason
 from wire.messages import State, Step
 
-# Enough for the cloud's warm-up to wait until the edge has encoded the prompt; and what the edge may still have to see
-# when the cloud has stopped, before anybody leads.
-MAX_WAITING_STEPS = 4
+# Enough for the cloud's first steps to wait until a cold edge has encoded the prompt; and the most that the edge may
+# still have to see when the cloud has stopped, before anybody leads.
+MAX_WAITING_STEPS = 8
 
 
 class Shadow:

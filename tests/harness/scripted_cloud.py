@@ -18,10 +18,37 @@ from protos import ecdiff_v1_pb2_grpc
 from wire.channel import SERVER_OPTIONS
 from wire.convert import ClientSpecs, decode_client, encode_description, encode_server
 from wire.errors import EcdiffError, to_status
-from wire.messages import Array, Codec, Description, DType, Open, Opened, ServerMessage, Source, Step
+from wire.messages import (
+    Array,
+    ClientMessage,
+    Codec,
+    Credit,
+    Description,
+    DType,
+    Open,
+    Opened,
+    Ping,
+    Scaling,
+    ServerMessage,
+    Source,
+    Step,
+)
+from wire.tensors import TensorSpec
 
 Send = Callable[[ServerMessage | pb.ServerMessage], Awaitable[None]]
+Receive = Callable[[], Awaitable[ClientMessage]]
 Script = Callable[[Open, Send], Awaitable[None]]
+Conversation = Callable[[Open, Send, Receive], Awaitable[None]]
+
+_CORRECTIONS = ClientSpecs(
+    latents=TensorSpec(
+        shape=None,
+        dtypes=frozenset(DType),
+        codecs=frozenset(Codec),
+        scaling=Scaling.SCHEDULER,
+        max_bytes=2**20,
+    )
+)
 
 
 @contextlib.asynccontextmanager
@@ -30,6 +57,17 @@ async def scripted_cloud(description: Description, script: Script) -> AsyncItera
 
     The script is given the Open and a function that sends; what it raises ends the call with that error's status.
     """
+
+    async def speak(opening: Open, send: Send, receive: Receive) -> None:
+        await script(opening, send)
+
+    async with conversing_cloud(description, speak) as address:
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def conversing_cloud(description: Description, script: Conversation) -> AsyncIterator[str]:
+    """The same for a script that listens as well: it is given what returns the next message, no Ping and no Credit."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(_Servicer(description, script), server)
     states = health.aio.HealthServicer()
@@ -44,7 +82,7 @@ async def scripted_cloud(description: Description, script: Script) -> AsyncItera
 
 
 class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
-    def __init__(self, description: Description, script: Script) -> None:
+    def __init__(self, description: Description, script: Conversation) -> None:
         self._description = description
         self._script = script
 
@@ -63,8 +101,14 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
                 message = encode_server(message, codec=opening.codecs[0])
             await context.write(message)
 
+        async def receive() -> ClientMessage:
+            while True:
+                message = decode_client(await context.read(), specs=_CORRECTIONS)
+                if not isinstance(message, Ping | Credit):
+                    return message
+
         try:
-            await self._script(opening, send)
+            await self._script(opening, send, receive)
         except EcdiffError as error:
             code, details, metadata = to_status(error)
             await context.abort(code, details, metadata)

@@ -126,7 +126,7 @@ def nan_at(*numbers: int) -> Callable[[list[torch.Tensor]], list[torch.Tensor]]:
 async def test_edge_that_answers_nan_while_shadowing_poisons_nothing(tmp_path: Path, bad: tuple[int, ...]) -> None:
     async with adaptive_pair(tmp_path) as pair:
         pair.edge.after = nan_at(*bad)
-        report, latents = await generate(pair, a_request(pair.write(PLAN), tolerance=0.4))
+        report, _ = await generate(pair, a_request(pair.write(PLAN), tolerance=0.4))
     q = [each["q"] for each in report["shadow"]["disagreement"]]
     assert [number for number, value in enumerate(q, start=1) if value is None] == list(bad)
     # Without a measurement there is no agreement.
