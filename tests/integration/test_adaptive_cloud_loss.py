@@ -193,7 +193,7 @@ async def step_after_the_handoff(correct: Correct, send: Send) -> None:
 LIES: dict[Answer, str] = {
     of_another_step: "the cloud corrects step 7, for which nobody asked",
     of_another_shape: "shape",
-    with_nan: "finite",
+    with_nan: "prediction holds NaN",
     second_handoff: "the cloud hands off a second time, at step 5",
     step_after_the_handoff: "the cloud sent step 5 after its handoff",
 }
