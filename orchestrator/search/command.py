@@ -80,7 +80,7 @@ class SearchOptions:
 @click.option("--min-edge-steps", type=int, help="Of a plan with a handoff [default: a fifth of the steps].")
 @click.option("--max-cloud-calls", type=int, help="[default: 21 of 50, at least 12]")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Screens, each with a better look."
+    "--rounds", type=click.IntRange(1), default=1, show_default=True, help="Screens, each with a better look."
 )
 @click.option("--confirm", type=click.IntRange(1), default=2, show_default=True, help="Runs per call count and stage.")
 @click.option("--max-minutes", type=click.FloatRange(0, min_open=True), help="No new closed-loop run after that.")

@@ -108,7 +108,7 @@ class Search:
         journal: Journal,
         progress: Progress,
         *,
-        num_rounds: int = 2,
+        num_rounds: int = 1,
         affords: Callable[[], bool] = lambda: True,
     ) -> None:
         self._laboratory = laboratory

@@ -86,7 +86,7 @@ def print_findings(plan_file: PlanFile, findings: Findings, baselines: Sequence[
         f"{len(plan_file.prompts)} prompts"
     )
     table = Table(title=title, title_justify="left")
-    for name in ("plan", "cloud calls", "corrections", "handoff", "edge steps", "predictor", "residual", "error", ""):
+    for name in ("plan", "calls", "corrections", "handoff", "edge steps", "predictor", "residual", "error", "95 %"):
         table.add_column(name, justify="left" if name in ("plan", "predictor", "residual") else "right", no_wrap=True)
     default = default_plan(plan_file)
     for plan in plan_file.plans:
@@ -115,7 +115,7 @@ def print_findings(plan_file: PlanFile, findings: Findings, baselines: Sequence[
 
 
 def _lines(plan_file: PlanFile, findings: Findings, max_error: float) -> list[str]:
-    lines = [f"* the fewest calls within {plan_file.default_tolerance:g}; errors with their 95 % interval"]
+    lines = [f"* the fewest calls within {plan_file.default_tolerance:g}; calls include corrections"]
     if findings.ranking is not None:
         lines.append(
             f"screen against closed loop: rank correlation {findings.ranking:.3f} over "
@@ -208,7 +208,8 @@ def _draw_errors(axis: Any, plan_file: PlanFile, baselines: Sequence[Baseline]) 
 def _draw_curves(axis: Any, plan_file: PlanFile) -> None:
     steps = range(plan_file.num_inference_steps)
     axis.plot(steps, plan_file.disagreement, color="tab:red", label="q: |edge - cloud| / |cloud|")
-    axis.set(xlabel="step", ylabel="q", ylim=(0, None), title="the measured curves")
+    axis.set(xlabel="step", ylabel="q", ylim=(0, 1.4 * max(plan_file.disagreement)), title="the measured curves")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.title.set_fontsize(10)
     other = axis.twinx()
     other.plot(steps, plan_file.sensitivity, color="tab:purple", label="sensitivity c")
@@ -236,4 +237,4 @@ def _draw_curves(axis: Any, plan_file: PlanFile) -> None:
             label="its corrections",
         )
     lines = [*axis.get_lines(), *other.get_lines()]
-    axis.legend(lines, [each.get_label() for each in lines], fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 0.08))
+    axis.legend(lines, [each.get_label() for each in lines], fontsize=8, loc="upper left")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -91,16 +91,14 @@ def _between(step: int, steps: Sequence[int], factors: Sequence[float]) -> float
 def scale_correlations(
     tails: Sequence[tuple[Tail, Mapping[int, Sequence[float]]]],
     disagreement: Sequence[Sequence[float]],
-    is_asked: Callable[[Tail, int], bool] = lambda tail, handoff_step: True,
 ) -> list[float]:
-    """Return for each measured handoff the rank correlation over the prompts of scale and error.
+    """Return for each measured step at which the edge took over the rank correlation over prompts of scale and error.
 
     The scale is what the handoff by agreement measures: a prompt's q at the shadowed steps over the mean prompt's.
 
     Args:
         tails: Plans and their measured errors by handoff step.
         disagreement: q of each prompt at each step.
-        is_asked: Which handoffs count.
     """
     found = []
     for tail, measured in tails:
@@ -108,6 +106,6 @@ def scale_correlations(
             shadowed = [i for i in tail.real_steps if i < handoff_step]
             scales = [fmean(curve[i] for i in shadowed) for curve in disagreement]
             correlated = rank_correlation(scales, errors)
-            if correlated is not None and is_asked(tail, handoff_step):
+            if correlated is not None and handoff_step < tail.num_steps:
                 found.append(correlated)
     return found

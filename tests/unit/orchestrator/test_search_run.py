@@ -32,7 +32,7 @@ SETTINGS = SearchSettings(
 
 def search(folder: Path, laboratory: ToyLaboratory, **options: object) -> Findings:
     journal = Journal.open(folder / "plan.json.partial", {"toy": 1})
-    return Search(laboratory, SETTINGS, journal, Silent(), **options).run()  # type: ignore[arg-type]
+    return Search(laboratory, SETTINGS, journal, Silent(), **{"num_rounds": 2, **options}).run()  # type: ignore[arg-type]
 
 
 def test_plans_are_better_than_even_calls_and_fit_together(tmp_path: Path) -> None:
