@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ from orchestrator.cost import Costs, LatencyEstimate
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import DEFAULT_MODE, PlanOptions
-from wire.errors import IncompatibleModels
+from wire.errors import EcdiffError, IncompatibleModels
 
 # A service of our own may be downloading its model; its end is noticed at once.
 OWN_WAIT_SECONDS = 3600.0
@@ -178,13 +179,22 @@ class EdgeClient:
     async def _decide(
         self, request: GenerationRequest, edge: EdgeModel, link: CloudLink | None, recorder: Recorder
     ) -> Decision:
-        costs = None
-        if link is not None and request.plan_options.deadline_ms is not None:
-            started = time.perf_counter()
-            costs = await self._costs(request, edge, link)
-            recorder.seconds["connect"] += time.perf_counter() - started
         cloud = None if link is None else link.description.model
-        decision = recorder.decision = decide(request, cloud, edge.model.info, costs)
+        if link is None or request.plan_options.deadline_ms is None:
+            decision = decide(request, cloud, edge.model.info, None)
+        else:
+            started = time.perf_counter()
+            try:
+                costs = await self._costs(request, edge, link)
+            except EcdiffError as error:
+                # It was seen serving: the stream finds out what became of it, and the edge makes the picture in time.
+                recorder.fall_back(f"what the plans take cannot be measured ({error}): chosen without the deadline")
+                timeless = replace(request, plan_options=replace(request.plan_options, deadline_ms=None))
+                decision = decide(timeless, cloud, edge.model.info, None)
+            else:
+                decision = decide(request, cloud, edge.model.info, costs)
+            recorder.seconds["connect"] += time.perf_counter() - started
+        recorder.decision = decision
         return decision
 
     async def _ready(self, request: GenerationRequest, recorder: Recorder) -> tuple[EdgeModel, CloudLink | None]:
