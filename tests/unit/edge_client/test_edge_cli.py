@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from edge_client import cli
+from edge_client.command_line import make_request
 from edge_client.outcome import plain_text
 from models import DEFAULT_GUIDANCE_SCALE
 from wire.errors import LimitExceeded
@@ -92,9 +93,9 @@ def test_probe_says_what_is_true_of_it(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_guidance_is_the_bundled_pairs_unless_another_model_is_named() -> None:
     options = {"steps": None, "edge_model": None, "guidance_scale": None}
-    assert cli._request("x", "edge", options).guidance_scale == DEFAULT_GUIDANCE_SCALE
-    assert cli._request("x", "edge", options | {"edge_model": "m"}).guidance_scale == 7.5
-    assert cli._request("x", "edge", options | {"guidance_scale": 2.0}).guidance_scale == 2.0
+    assert make_request("x", "edge", options).guidance_scale == DEFAULT_GUIDANCE_SCALE
+    assert make_request("x", "edge", options | {"edge_model": "m"}).guidance_scale == 7.5
+    assert make_request("x", "edge", options | {"guidance_scale": 2.0}).guidance_scale == 2.0
 
 
 # ------------------------------------------------------------------------------ failures
