@@ -110,9 +110,12 @@ class Generation:
         self._clock.start()
         self._encoding = asyncio.create_task(self._encode_prompt())
         try:
-            if self._link is not None and self._asks_cloud:
+            if self._link is None:
+                trajectory = await self._finish(None, None)
+            elif self._asks_cloud:
                 trajectory = await self._with_cloud(self._link)
             else:
+                self._recorder.hand_off(HandoffReason.PLAN, 0)
                 trajectory = await self._finish(None, None)
         finally:
             self._encoding.cancel()

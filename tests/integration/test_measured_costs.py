@@ -9,12 +9,14 @@ import pytest_asyncio
 import torch
 
 from bench.network import EmulatedNetwork, Link
+from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink, Credentials
 from edge_client.edge_model import EdgeModel
 from edge_client.local_cloud import half_of_the_cores, usable_cores
 from edge_client.measured_costs import MeasuredCosts
 from harness.cloud import Cloud
 from harness.reference import EDGE_MODEL
+from harness.waiting import eventually
 from wire.messages import Source, Step
 
 
@@ -92,3 +94,13 @@ async def test_models_with_half_of_the_cores_each_share_none(cloud: Cloud, edge:
         await link.close()
     assert not costs.shared_cores
     assert costs.cloud_step_seconds < 250.0, "then the cloud's own word counts"
+
+
+async def test_a_picture_does_not_wait_for_the_goodbye(cloud: Cloud) -> None:
+    way = Link(latency_ms=400)
+    async with EmulatedNetwork(cloud.address, way) as network:
+        async with EdgeClient(cloud=network.address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client:
+            await client.generate("a cat", mode="cloud", num_inference_steps=3)
+            assert cloud.num_sessions() == 1, "Close is not at the cloud yet"
+        # Leaving the client says it all the same.
+        await eventually(cloud.is_empty, "the session to be closed")
