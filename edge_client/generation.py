@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from dataclasses import dataclass
 
@@ -98,6 +99,8 @@ class Generation:
         self._edge_lead: EdgeLead | None = None
         agreement = self._edge_plan.agreement
         self._agreement = None if agreement is None else AgreementHandoff(agreement, self._plan)
+        # An explicit step is exact: only the loss of the cloud may move it.
+        self._may_hand_off_in_time = request.plan_options.handoff_step is None
         self._clock = Clock(self._plan, edge, deadline_ms=request.plan_options.deadline_ms)
 
     async def run(self) -> GenerationResult:
@@ -156,7 +159,7 @@ class Generation:
             check_opened=self._scheduler.agree,
             check_state=self._scheduler.load_history,
             shadow=self._make_shadow(),
-            deadline_in=self._clock.seconds_to_takeover,
+            deadline_in=self._clock.seconds_to_takeover if self._may_hand_off_in_time else lambda next_step: math.inf,
         )
         link.estimate.take_new_rtts()  # those of earlier generations
         link.start_probing()
