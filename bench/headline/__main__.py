@@ -42,7 +42,9 @@ INTERRUPTED = 130
 @click.option("--num-seeds", type=click.IntRange(1), default=1, show_default=True, help="Pictures of each prompt.")
 @click.option("--repeats", type=click.IntRange(2), default=4, show_default=True, help="Timed runs a mode and link.")
 @click.option("--links", default=",".join(LINKS), show_default=True, help="Where to measure times.")
-@click.option("--budget", type=click.IntRange(0), default=8, show_default=True, help="Cloud calls of frugal adaptive.")
+@click.option(
+    "--tolerance", type=click.FloatRange(0), default=0.01, show_default=True, help="Of mode adaptive, the second time."
+)
 @click.option("--steps", type=click.IntRange(4, MAX_STEPS), default=DEFAULT_NUM_INFERENCE_STEPS, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each process.")
 @click.option("--cloud-model", metavar="PATH_OR_ID", help="Default: the bundled pair's, as for the next.")
@@ -56,7 +58,7 @@ def main(
     num_seeds: int,
     repeats: int,
     links: str,
-    budget: int,
+    tolerance: float,
     steps: int,
     threads: int,
     cloud_model: str | None,
@@ -72,7 +74,7 @@ def main(
         raise click.UsageError(f"--links: no {', '.join(sorted(unknown))}; there are {', '.join(LINKS)}")
     work = Work(
         pair=Pair(cloud=cloud_model, edge=edge_model),
-        variants=make_variants(budget),
+        variants=make_variants(tolerance),
         asks=_asks(read_prompts("report")[:num_prompts], num_seeds),
         repeats=repeats,
         links=chosen,

@@ -46,8 +46,9 @@ class Quality:
     Attributes:
         variant: Its name.
         num_pictures: Pictures that it rests on.
-        cloud_calls: Evaluations of the large model a picture, corrections included.
-        edge_steps: Steps of the small model a picture, those behind a correction included.
+        cloud_calls: Evaluations of the large model a picture, corrections and discarded ones included.
+        discarded: Those that the cloud made past the handoff, before it heard of it.
+        edge_steps: Steps a picture on the small model's own prediction.
         handoff_steps: First and last step at which the edge took over; None where it never did.
         error: Relative L2 of the final latents to `cloud`; None for `cloud` itself.
         top1: Share of pictures that the scorer names right; None without the scorer.
@@ -58,6 +59,7 @@ class Quality:
     variant: str
     num_pictures: int
     cloud_calls: Estimate
+    discarded: float
     edge_steps: float
     handoff_steps: tuple[int, int] | None
     error: Estimate | None
@@ -106,7 +108,7 @@ def quality(runs: Sequence[Run], reference: Sequence[Run], hits: Sequence[bool])
         variant=runs[0].variant,
         num_pictures=len(runs),
         cloud_calls=_mean([cloud_calls(run.report) for run in runs], prompts),
-        edge_steps=statistics.mean(run.report["nfe"]["edge"] for run in runs),
+        edge_steps=statistics.mean(run.report["nfe"]["edge"] - len(run.report["corrections"]["steps"]) for run in runs),
         handoff_steps=(min(steps), max(steps)) if steps else None,
         error=_mean(errors, prompts) if any(errors) else None,
         top1=_share(sum(hits), len(hits)) if hits else None,

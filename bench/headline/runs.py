@@ -88,10 +88,10 @@ class CloudWasLost(Exception):
     """A generation fell back to the edge, so that its figures would be another mode's."""
 
 
-def make_variants(budget: int) -> tuple[Variant, ...]:
-    """Return every mode, and adaptive once more with at most `budget` cloud calls."""
-    frugal = Variant(name=f"adaptive, {budget} calls", mode="adaptive", options={"max_cloud_calls": budget})
-    return (*(Variant(name=mode, mode=mode) for mode in MODES), frugal)
+def make_variants(tolerance: float) -> tuple[Variant, ...]:
+    """Return every mode, and adaptive once more with a tolerance of its own."""
+    exact = Variant(name=f"adaptive, tolerance {tolerance:g}", mode="adaptive", options={"tolerance": tolerance})
+    return (*(Variant(name=mode, mode=mode) for mode in MODES), exact)
 
 
 @dataclass(frozen=True, kw_only=True)

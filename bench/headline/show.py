@@ -31,11 +31,12 @@ _CONSOLE_WIDTH = 150
 
 def print_quality(qualities: Sequence[Quality], title: str, scorer: str) -> None:
     """Print a line a variant."""
-    table = _table(title, "mode", "cloud calls", "edge steps", "handoff", "error to cloud", "top-1")
+    table = _table(title, "mode", "cloud calls", "discarded", "edge steps", "handoff", "error to cloud", "top-1")
     for each in qualities:
         table.add_row(
             each.variant,
             _estimate(each.cloud_calls, "{:.3g}"),
+            f"{each.discarded:.3g}",
             f"{each.edge_steps:.3g}",
             "" if each.handoff_steps is None else _steps(*each.handoff_steps),
             "0" if each.error is None else _estimate(each.error, "{:.4f}"),
@@ -44,7 +45,7 @@ def print_quality(qualities: Sequence[Quality], title: str, scorer: str) -> None
     console = Console(width=_CONSOLE_WIDTH)
     console.print(table)
     console.print(
-        "Everywhere: 95 % intervals. error: relative L2 of the final latents to mode cloud with the same seed, mean "
+        "Everywhere: 95 % intervals. discarded: of these, calls made past the handoff. error: relative L2 of the final latents to mode cloud with the same seed, mean "
         f"over prompts.\ntop-1: {scorer}.",
         highlight=False,
     )
