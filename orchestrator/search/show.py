@@ -26,7 +26,7 @@ from orchestrator.search.results import Baseline
 from orchestrator.search.run import Findings
 from orchestrator.searched_plan import PlanFile, SearchedPlan
 
-_WIDTH = 120
+_WIDTH = 130
 
 
 class ProgressBars:
