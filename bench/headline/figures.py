@@ -108,6 +108,7 @@ def quality(runs: Sequence[Run], reference: Sequence[Run], hits: Sequence[bool])
         variant=runs[0].variant,
         num_pictures=len(runs),
         cloud_calls=_mean([cloud_calls(run.report) for run in runs], prompts),
+        discarded=statistics.mean(run.report["nfe"]["cloud_discarded"] for run in runs),
         edge_steps=statistics.mean(run.report["nfe"]["edge"] - len(run.report["corrections"]["steps"]) for run in runs),
         handoff_steps=(min(steps), max(steps)) if steps else None,
         error=_mean(errors, prompts) if any(errors) else None,

@@ -45,8 +45,9 @@ def print_quality(qualities: Sequence[Quality], title: str, scorer: str) -> None
     console = Console(width=_CONSOLE_WIDTH)
     console.print(table)
     console.print(
-        "Everywhere: 95 % intervals. discarded: of these, calls made past the handoff. error: relative L2 of the final latents to mode cloud with the same seed, mean "
-        f"over prompts.\ntop-1: {scorer}.",
+        "Everywhere: 95 % intervals. discarded: of these, calls that the cloud made past the handoff.\n"
+        "error: relative L2 of the final latents to mode cloud with the same seed, mean over prompts.\n"
+        f"top-1: {scorer}.",
         highlight=False,
     )
 
