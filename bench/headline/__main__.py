@@ -91,7 +91,7 @@ def main(
         _run(work, runs)
     except KeyboardInterrupt:
         interrupted = True
-    except (EcdiffError, CloudWasLost, OSError, ValueError) as error:
+    except (EcdiffError, CloudWasLost, OSError, RuntimeError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     findings = find(work, runs, scorer)
     publish(work, runs, findings, scored=asks_scorer, output=output)

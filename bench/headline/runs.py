@@ -198,11 +198,31 @@ async def _cloud(pair: Pair) -> AsyncIterator[str]:
     """Run a cloud service in a process of its own; yields its address when it serves."""
     cloud = await LocalCloud.start(pair.cloud, device="auto", dtype="auto")
     try:
-        link = await CloudLink.connect((cloud.address,), Credentials(), wait_seconds=LOAD_SECONDS, keep_trying=True)
-        await link.close()
+        await _serving(cloud)
         yield cloud.address
     finally:
         await cloud.stop()
+
+
+async def _serving(cloud: LocalCloud) -> None:
+    """Wait until the service has loaded its model.
+
+    Raises:
+        NotServing: It cannot; its own last words.
+    """
+    connecting = asyncio.create_task(
+        CloudLink.connect((cloud.address,), Credentials(), wait_seconds=LOAD_SECONDS, keep_trying=True)
+    )
+    failing = asyncio.create_task(cloud.wait_failed())
+    try:
+        await asyncio.wait({connecting, failing}, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            raise failing.result()
+        await connecting.result().close()
+    finally:
+        for task in (connecting, failing):
+            task.cancel()
+        await asyncio.gather(connecting, failing, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager
