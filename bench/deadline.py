@@ -54,8 +54,11 @@ VARIANTS = (
     Variant("split", "split"),
     Variant("ecdiff", "ecdiff"),
     Variant("adaptive", "adaptive"),
-    Variant("adaptive, final correction", "adaptive", {"corrections": "final"}),
-    Variant("adaptive, no shadow", "adaptive", {"shadow": False}),
+    # Of the bundled plans these have the edge in them: shadow, agreement and corrections; without the first two; with
+    # all but agreement.
+    Variant("adaptive, error 0.017", "adaptive", {"tolerance": 0.017}),
+    Variant("adaptive, no shadow", "adaptive", {"tolerance": 0.017, "shadow": False}),
+    Variant("adaptive, handoff at 30", "adaptive", {"tolerance": 0.017, "handoff_step": 30}),
     *(Variant(f"deadline {ratio:g} of cloud", "adaptive", deadline_ratio=ratio) for ratio in (0.25, 0.4, 0.6, 0.9)),
 )
 
