@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from adaptive_harness import (
-    GUIDANCE_SCALE,
     PROMPT,
     SEED,
     AdaptivePair,
@@ -21,7 +20,7 @@ from adaptive_harness import (
 from cloud_harness import tiny_model
 
 from diffusion.loading import load_model
-from edge_client import EdgeClient
+from edge_client import EdgeClient, GenerationResult
 from edge_client.cloud_link import CloudLink, Credentials
 from edge_client.decision import decide
 from harness.cloud import StartCloud
@@ -32,6 +31,7 @@ from orchestrator.in_process import InProcessPair, Outcome
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+GUIDANCE_SCALE = 2.0
 REAL_STEPS = (0, 1, 2, 4, 6, 8, 10)
 # What each is about: a plan, and the options that go with it.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -48,11 +48,11 @@ async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Adapti
         yield pair
 
 
-async def check_case(pair: AdaptivePair, case: str, scheduler: str, num_images: int = 1) -> tuple[Outcome, Any]:
+async def check_case(pair: AdaptivePair, case: str, scheduler: str) -> tuple[Outcome, GenerationResult]:
     """Run it both ways, and compare every decision; return both results."""
     plan, options = CASES[case]
     path = pair.write(searched(REAL_STEPS, **plan), scheduler=scheduler)
-    request = a_request(path, scheduler=scheduler, num_images=num_images, **options)
+    request = a_request(path, scheduler=scheduler, guidance_scale=GUIDANCE_SCALE, **options)
     alone = pair.in_one_process(request)
     result = await pair.generate(request)
     report = result.report
@@ -109,7 +109,7 @@ async def test_edge_model_of_another_prediction_type_is_shadowed_and_corrected_i
         patch.setattr("edge_client.edge_model.load_model", lambda *args, **kwargs: variant)
         async with EdgeClient(cloud=str(pair.cloud.address), edge_model=str(tmp_path / "v")) as client:
             plan, options = CASES["disagreement"]
-            request = a_request(pair.write(searched(REAL_STEPS, **plan)), **options)
+            request = a_request(pair.write(searched(REAL_STEPS, **plan)), guidance_scale=GUIDANCE_SCALE, **options)
             result = await client.run(request)
     check_report(result.report)
     decision = decide(request, pair.description.model, tiny_edge().info, None)
