@@ -151,18 +151,20 @@ def _cases(settings: Settings, search: Runner) -> list[Case]:
     cases = [
         case for case in published(steps, settings.converged_steps) if case.group in ("all-cloud", *settings.groups)
     ]
-    choosing = {"ecdiff-searched", "solvers", "listed", "listed-dpmpp"} & set(settings.groups)
+    choosing = {"ecdiff-searched", "solvers", "on-dpmpp"} & set(settings.groups)
     if choosing:
         references = _run(search, cases[:2], "search prompts: ")
+        reference, converged = references.values()
         with Console(stderr=True).status("choosing on search prompts") as status:
-            reference, converged = references.values()
             chooser = Chooser(search, reference, converged, note=lambda name: status.update(f"choosing: {name}"))
-            cases += [case for group in GROUPS if group in choosing for case in _chosen(group, chooser, settings)]
+            for group in GROUPS:
+                if group in choosing:
+                    cases += _chosen(group, chooser, settings)
     if settings.plans and "searched" in settings.groups:
         cases += searched(settings.plans)
     if settings.plans and "ablations" in settings.groups:
         cases += ablations(settings.plans, DISAGREEMENT_TOLERANCES)
-    return cases
+    return sorted(cases, key=lambda case: GROUPS.index(case.group))
 
 
 def _chosen(group: str, chooser: Chooser, settings: Settings) -> list[Case]:
@@ -179,11 +181,9 @@ def _chosen(group: str, chooser: Chooser, settings: Settings) -> list[Case]:
                 *(case for budget in budgets for case in chooser.solver("dpmpp-2m", budget)),
                 *(case for name in ("unipc", "ddim") for budget in fewer for case in chooser.solver(name, budget)),
             ]
-        case "listed":
-            return [case for budget in budgets for case in chooser.listed(budget, steps)]
     spacing = chooser.solver("dpmpp-2m", budgets[-1])[0].spacing
     counts = (2 * steps // 5, steps)
-    return [case for budget in budgets for case in chooser.listed_dpmpp(budget, counts, spacing)]
+    return [case for budget in budgets for case in chooser.on_dpmpp(budget, counts, spacing)]
 
 
 def _run(runner: Runner, cases: Sequence[Case], prefix: str = "") -> dict[str, Made]:

@@ -19,9 +19,8 @@ GROUPS = (
     "ecdiff",
     "ecdiff-searched",
     "solvers",
-    "listed",
-    "listed-dpmpp",
     "searched",
+    "on-dpmpp",
     "ablations",
 )
 """What `--methods` names, in the order of the table."""
@@ -43,7 +42,8 @@ class Case:
         plan: The cloud's part.
         edge_plan: The edge's part.
         scheduler: Command-line name of the update rule.
-        spacing: How the scheduler places its timesteps; None: as the pair's own configuration says.
+        spacing: How the scheduler places its timesteps: `timestep_spacing` of diffusers, or `log_snr.LOG_SNR`; None: as
+            the pair's own configuration says.
         per_prompt: Whether each prompt is run by itself, since what is decided depends on it.
         chosen_error: What it was chosen by on the search prompts, relative L2 to all-cloud; None where nothing was
             chosen, or by the converged reference.
@@ -120,15 +120,22 @@ def published(num_steps: int, converged_steps: int) -> list[Case]:
 
 
 def searched(file: PlanFile) -> list[Case]:
-    """Return every plan of a file, handing off at its step for every prompt, and by agreement where it can."""
+    """Return every plan of a file, handing off at its step for every prompt, and some by agreement.
+
+    Those are the default plan and the cheapest and the dearest that hand off: each prompt is run by itself, which takes
+    longer.
+    """
+    hybrid = [each for each in file.plans if each.edge_steps]
+    by_agreement = [default_plan(file), *hybrid[:1], *hybrid[-1:]]
     cases = []
     for index, each in enumerate(file.plans):
+        name = _title(file, each, index)
         fixed_plan, fixed_edge = _plans(file, each, handoff_step=each.handoff_step)
-        cases.append(_searched_case(file, each, _title(file, each, index), fixed_plan, fixed_edge))
+        cases.append(_searched_case(file, each, name, fixed_plan, fixed_edge))
         plan, edge_plan = _plans(file, each)
-        if edge_plan.agreement is not None:
-            name = f"{_title(file, each, index)}, agreement"
-            cases.append(replace(_searched_case(file, each, name, plan, edge_plan), per_prompt=True))
+        if each in by_agreement and edge_plan.agreement is not None:
+            agreeing = _searched_case(file, each, f"{name}, agreement", plan, edge_plan)
+            cases.append(replace(agreeing, per_prompt=True))
     return cases
 
 

@@ -1,4 +1,4 @@
-"""Parameters chosen on search prompts: the rivals get as good a choice as the listed plans of this project."""
+"""Parameters chosen on search prompts: the rivals get theirs as the plans of this project do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.quality.cases import Case, all_cloud, fixed_steps
-from bench.quality.figures import relative_errors
+from bench.quality.figures import SOLVERS_WITHOUT_NOISE, relative_errors
+from bench.quality.log_snr import LOG_SNR
 from bench.quality.runner import Made, Runner
 from wire.messages import Plan
 
@@ -80,37 +81,31 @@ class Chooser:
                     scheduler=scheduler,
                     spacing=spacing,
                 )
-                for spacing in SPACINGS
+                for spacing in (*SPACINGS, *([LOG_SNR] if scheduler in SOLVERS_WITHOUT_NOISE else []))
             ],
             converged=True,
         )
 
-    def listed(self, budget: int, num_steps: int, scheduler: str = "ddim", spacing: str | None = None) -> list[Case]:
-        """Return the best predictor for so many real steps, evenly spread, then the best places for them.
+    def on_dpmpp(self, budget: int, step_counts: Sequence[int], spacing: str | None) -> list[Case]:
+        """Return the best plan on DPM-Solver++ 2M with so many real steps: predictor, then their places."""
+        found = [case for num_steps in step_counts for case in self._on_dpmpp(budget, num_steps, spacing)]
+        return sorted(found, key=lambda case: case.chosen_converged_error or 0.0)[:1]
 
-        Under the pair's own scheduler by the error to all-cloud, under another one by that to the converged reference.
-        """
-        converged = scheduler != "ddim"
+    def _on_dpmpp(self, budget: int, num_steps: int, spacing: str | None) -> list[Case]:
         even = crowded_steps(budget, num_steps, 1.0, last_real=False)
+        if even is None:
+            return []
+        first = self.best([_on_dpmpp_case(even, num_steps, each, spacing) for each in PREDICTORS], converged=True)
         places = {
             crowded_steps(budget, num_steps, crowding, last_real=last_real)
             for crowding in CROWDINGS
             for last_real in (False, True)
         }
-        if even is None:
-            return []
-
-        def case(predictor: str, steps: tuple[int, ...]) -> Case:
-            return _listed_case(steps, num_steps, predictor, scheduler, spacing)
-
-        first = self.best([case(predictor, even) for predictor in PREDICTORS], converged=converged)
         others = sorted(each for each in places if each is not None and each != even)
-        return self.best(first + [case(first[0].plan.predictor, each) for each in others], converged=converged)
-
-    def listed_dpmpp(self, budget: int, step_counts: Sequence[int], spacing: str | None) -> list[Case]:
-        """Return the best of that under DPM-Solver++ 2M, over several step counts."""
-        found = [case for count in step_counts for case in self.listed(budget, count, "dpmpp-2m", spacing)]
-        return sorted(found, key=lambda case: case.chosen_converged_error or 0.0)[:1]
+        predictor = first[0].plan.predictor
+        return self.best(
+            first + [_on_dpmpp_case(each, num_steps, predictor, spacing) for each in others], converged=True
+        )
 
 
 SOLVER_NAMES = {"dpmpp-2m": "DPM-Solver++ 2M", "unipc": "UniPC", "ddim": "DDIM"}
@@ -133,11 +128,10 @@ def crowded_steps(budget: int, num_steps: int, crowding: float, *, last_real: bo
     return tuple(steps) if len(steps) == budget and steps[-1] < num_steps else None
 
 
-def _listed_case(steps: tuple[int, ...], num_steps: int, predictor: str, scheduler: str, spacing: str | None) -> Case:
-    base = "" if scheduler == "ddim" else f" of {num_steps} {SOLVER_NAMES[scheduler]}"
+def _on_dpmpp_case(steps: tuple[int, ...], num_steps: int, predictor: str, spacing: str | None) -> Case:
     return Case(
-        name=f"ours {len(steps)} listed{base}, {predictor}",
-        group="listed" if scheduler == "ddim" else "listed-dpmpp",
+        name=f"ours {len(steps)} of {num_steps} DPM-Solver++ 2M, {predictor}",
+        group="on-dpmpp",
         budget=len(steps),
         plan=Plan(
             num_inference_steps=num_steps,
@@ -146,7 +140,7 @@ def _listed_case(steps: tuple[int, ...], num_steps: int, predictor: str, schedul
             predictor=predictor,
             real_steps=steps,
         ),
-        scheduler=scheduler,
+        scheduler="dpmpp-2m",
         spacing=spacing,
     )
 

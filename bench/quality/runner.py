@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.quality.cases import Case
+from bench.quality.log_snr import LOG_SNR, LogSnrPair
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.prediction_types import convert_prediction
 from diffusion.schedulers import Stepper
@@ -169,13 +170,13 @@ class Runner:
         return float(np.median(seconds[2:]))
 
     def _make(self, case: Case, on_rows: Callable[[int], object]) -> Made:
-        cloud, edge = Metered(self.cloud, case.spacing), Metered(self.edge)
+        cloud, edge = Metered(self.cloud, None if case.spacing == LOG_SNR else case.spacing), Metered(self.edge)
         size = 1 if case.per_prompt else self._batch_size
         outcomes: list[tuple[int, Outcome, Tensor]] = []
         wall_seconds = 0.0
         for start in range(0, len(self.prompts), size):
             prompts, seeds = self.prompts[start : start + size], self.seeds[start : start + size]
-            pair = InProcessPair(
+            pair = (LogSnrPair if case.spacing == LOG_SNR else InProcessPair)(
                 cloud, edge, prompts, seeds, guidance_scale=self._guidance_scale, scheduler=case.scheduler
             )
             last = _Last()

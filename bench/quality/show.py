@@ -26,11 +26,12 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "dpmpp-2m": ("DPM-Solver++ 2M", "#9467bd", "D"),
     "unipc": ("UniPC", "#e377c2", "D"),
     "ddim": ("DDIM", "#bcbd22", "D"),
-    "listed": ("ours: listed, cloud only", "#17becf", "o"),
-    "listed-dpmpp": ("ours: listed on DPM-Solver++ 2M", "#1f77b4", "P"),
-    "searched": ("ours: searched, with the edge", "#2ca02c", "o"),
+    "cloud only": ("ours: cloud only", "#17becf", "o"),
+    "hybrid": ("ours: with the edge", "#2ca02c", "o"),
+    "agreement": ("ours: with the edge, handoff by agreement", "#006400", "^"),
+    "on-dpmpp": ("ours on DPM-Solver++ 2M", "#1f77b4", "P"),
 }
-JOINED = ("ecdiff-searched", "dpmpp-2m", "unipc", "ddim", "listed", "listed-dpmpp", "searched")
+JOINED = ("dpmpp-2m", "unipc", "ddim", "cloud only", "hybrid", "on-dpmpp")
 
 
 def print_table(lines: Sequence[Figures], title: str, scorer: str | None) -> None:
@@ -97,7 +98,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
 def draw_plot(lines: Sequence[Figures], what: str, converged_steps: int, path: Path) -> None:
     """Draw cloud calls against error, a panel a reference."""
     pyplot = _pyplot()
-    shown = [line for line in lines if line.group in LOOKS or line.group == "solvers"]
+    shown = [line for line in lines if _look(line) in LOOKS]
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), layout="constrained")
     panels = (
         (axes[0], "fidelity", "to all-cloud, same scheduler and steps"),
@@ -133,7 +134,7 @@ def draw_sheet(
     """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
-        len(rows), len(captions), figsize=(1.2 * len(captions) + 3.2, 1.22 * len(rows) + 0.9), layout="constrained"
+        len(rows), len(captions), figsize=(1.2 * len(captions) + 4.5, 1.22 * len(rows) + 0.9), layout="constrained"
     )
     axes = np.asarray(axes).reshape(len(rows), len(captions))
     for axis in axes.flat:
@@ -160,7 +161,12 @@ def _pyplot() -> Any:
 
 
 def _look(line: Figures) -> str:
-    return line.scheduler.split()[0] if line.group == "solvers" else line.group
+    """Return a key of `LOOKS`; no such key for what the plot leaves out."""
+    if line.group == "solvers":
+        return line.scheduler.split()[0]
+    if line.group == "searched":
+        return "agreement" if line.name.endswith("agreement") else "hybrid" if line.edge_steps else "cloud only"
+    return line.group
 
 
 def _draw_series(axis: Any, look: str, lines: Sequence[Figures], attribute: str) -> None:

@@ -13,7 +13,7 @@ from bench.intervals import ratio_interval
 from bench.quality.cases import PUBLISHED_CLOUD, PUBLISHED_HYBRID
 from bench.quality.figures import Figures, by_prompt
 
-OURS = ("listed", "listed-dpmpp", "searched")
+OURS = ("searched", "on-dpmpp")
 DPMPP = "dpmpp-2m"
 MIN_EDGE_STEPS = 10
 
@@ -56,7 +56,7 @@ def verdicts(lines: Sequence[Figures], prompts: Sequence[str]) -> list[Verdict]:
     """Return targets 1 to 4 for the lines of one run; `prompts` is one a row."""
     named = {line.name: line for line in lines}
     # The paper's places are for DDIM; another base is compared under target 4.
-    ours = [line for line in lines if line.group in ("listed", "searched")]
+    ours = [line for line in lines if line.group == "searched"]
     found: list[Verdict] = []
     cloud_only = named.get(PUBLISHED_CLOUD)
     if cloud_only is not None:

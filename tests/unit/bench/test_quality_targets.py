@@ -99,7 +99,7 @@ def test_the_better_base_is_held_against_the_solver_at_each_budget() -> None:
     ]
     on_ddim = _line("on ddim", 0.5, calls=8, converged=0.05, chosen=0.5)
     on_solver = replace(
-        _line("on solver", 0.5, group="listed-dpmpp", calls=8, converged=0.03, scheduler="dpmpp-2m 20"),
+        _line("on solver", 0.5, group="on-dpmpp", calls=8, converged=0.03, scheduler="dpmpp-2m 20"),
         chosen_converged_error=0.03,
     )
 
