@@ -23,13 +23,13 @@ from diffusion.trajectory import StepResult
 
 T = TypeVar("T")
 
-_NUM_RECENT = 32
+_NUM_RECENT = 8
 
 
 class EdgeModel:
     """The small model and the one thread that runs it. Make one with `await EdgeModel.load(...)`.
 
-    `encode_seconds`, `step_seconds` and `decode_seconds` are what encoding a prompt, an evaluation and a decoding take,
+    `encode_seconds`, `step_seconds` and `decode_seconds` are what encoding a prompt, a step and a decoding take,
     remembered across generations.
     """
 
@@ -96,11 +96,10 @@ class EdgeModel:
     ) -> Callable[[torch.Tensor, float], torch.Tensor]:
         """Return what asks the network on one prompt: (model input `[B, C, H, W]`, timestep) -> guided prediction.
 
-        For the device thread; each call is taken into `step_seconds`.
+        For the device thread.
         """
 
         def evaluate(latents: torch.Tensor, timestep: float) -> torch.Tensor:
-            started = time.perf_counter()
             evaluation = Evaluation(
                 latents=latents.to(self._model.dtype),
                 timestep=timestep,
@@ -109,9 +108,6 @@ class EdgeModel:
                 guidance_rescale=guidance_rescale,
             )
             (prediction,) = self._model.evaluate([evaluation])
-            if prediction.is_cuda:
-                torch.cuda.synchronize(prediction.device)  # it answers before it is done
-            self.step_seconds.add(time.perf_counter() - started)
             return prediction
 
         return evaluate
@@ -119,24 +115,32 @@ class EdgeModel:
     async def run_to_call(self, lead: EdgeLead, wants_call: WantsCall, on_step: Callable[[StepResult], object]) -> bool:
         """Run `EdgeLead.run_to_call` on the device thread; `on_step` is called on the event loop.
 
-        Cancelling stops the thread before its next step.
+        Cancelling stops the thread before its next step. The steps' mean time is taken into `step_seconds`: they are
+        what the edge computes alone, and all that a step costs is in it.
         """
         loop = asyncio.get_running_loop()
         with _stop_flag() as stopped:
 
-            def report(result: StepResult) -> None:
-                if stopped.is_set():
-                    raise _Stopped
-                loop.call_soon_threadsafe(on_step, result)
+            def run() -> bool:
+                began = time.perf_counter()
+                ends: list[float] = []
 
-            return await self.run(lead.run_to_call, wants_call, report)
+                def report(result: StepResult) -> None:
+                    if stopped.is_set():
+                        raise _Stopped
+                    ends.append(time.perf_counter())
+                    loop.call_soon_threadsafe(on_step, result)
+
+                calls = lead.run_to_call(wants_call, report)
+                if ends:
+                    self.step_seconds.add((ends[-1] - began) / len(ends))
+                return calls
+
+            return await self.run(run)
 
 
 class Typical:
-    """What something usually takes: the median of the last 32 times; 0 before the first.
-
-    A mean would follow the few evaluations that compete with the cloud for the same cores.
-    """
+    """What something usually takes: the median of the last times; 0 before the first."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=_NUM_RECENT)
