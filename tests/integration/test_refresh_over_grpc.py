@@ -43,7 +43,9 @@ def a_request(refresh: str, **options: object) -> GenerationRequest:
         refresh=refresh,
         **(OPTIONS[refresh] | options),
     )
-    return GenerationRequest(prompt="a cat", plan_options=plan, guidance_scale=2.0, seed=5, latents_codec="raw")
+    return GenerationRequest(
+        prompt="a cat", mode="ecdiff", plan_options=plan, guidance_scale=2.0, seed=5, latents_codec="raw"
+    )
 
 
 @pytest.mark.parametrize("refresh", OPTIONS)
