@@ -185,6 +185,7 @@ def make_edge_lead(
     prediction_type: str,
     residual: str | None = None,
     fade: Sequence[float] = (),
+    reach: int | None = None,
     compares: bool = False,
 ) -> EdgeLead:
     """Return a fresh `EdgeLead`.
@@ -195,6 +196,7 @@ def make_edge_lead(
         prediction_type: See `EdgeLead`.
         residual: Name of the predictor that extrapolates cloud minus edge; None: the small model alone.
         fade: Factor of that at each step; empty: 1 everywhere.
+        reach: Steps after the last observation for which that is trusted (`Residual`); None: for ever.
         compares: Whether anybody will ask for the disagreement after the handoff.
 
     Raises:
@@ -210,7 +212,7 @@ def make_edge_lead(
         evaluate,
         stepper,
         prediction_type=prediction_type,
-        residual=None if residual is None else Residual(predictor(residual), fade or None),
+        residual=None if residual is None else Residual(predictor(residual), fade or None, reach=reach),
         extrapolation=predictor(EXTRAPOLATION) if compares else None,
     )
 

@@ -24,12 +24,16 @@ class Residual:
         predictor: Fresh; extrapolates r. Until it has seen enough, the last r is used as it is.
         fade: Factor of r~ at each step of the trajectory; None: 1 everywhere. `best_fade` measures the one that fits
             best in the least-squares sense.
+        reach: Steps after the last observation for which r~ is taken at that value; over as many again it goes to 0,
+            since an extrapolation that nothing corrects grows without bound. None: for ever.
     """
 
-    def __init__(self, predictor: Predictor, fade: Sequence[float] | None = None) -> None:
+    def __init__(self, predictor: Predictor, fade: Sequence[float] | None = None, *, reach: int | None = None) -> None:
         self._predictor = predictor
         self._fade = fade
+        self._reach = reach
         self._last: Tensor | None = None
+        self._last_step = 0
         self._num_observations = 0
 
     @property
@@ -39,7 +43,7 @@ class Residual:
 
     def observe(self, step_index: int, cloud: Tensor, edge: Tensor, latents: Tensor) -> None:
         """Take both predictions made at `step_index` on `latents`; indices rise from call to call."""
-        self._last = cloud - edge
+        self._last, self._last_step = cloud - edge, step_index
         self._predictor.observe(step_index, self._last, latents)
         self._num_observations += 1
 
@@ -51,10 +55,17 @@ class Residual:
 
     def correct(self, step_index: int, edge: Tensor, latents: Tensor) -> Tensor:
         """Return the edge's prediction plus the faded residual; the edge's own before the first observation."""
-        residual = self.predict(step_index, latents)
-        if residual is None:
-            return edge
-        return torch.add(edge, residual, alpha=1.0 if self._fade is None else self._fade[step_index])
+        trust = self._trust(step_index)
+        residual = self.predict(step_index, latents) if trust > 0.0 else None
+        return edge if residual is None else torch.add(edge, residual, alpha=trust)
+
+    def _trust(self, step_index: int) -> float:
+        """Return the factor of r~ at a step: the fade, less what is beyond the reach."""
+        fade = 1.0 if self._fade is None else self._fade[step_index]
+        if self._reach is None:
+            return fade
+        beyond = (step_index - self._last_step - self._reach) / self._reach
+        return fade * min(1.0, max(0.0, 1.0 - beyond))
 
 
 def best_fade(residuals: Sequence[tuple[Tensor, Tensor]]) -> float:

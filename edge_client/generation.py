@@ -203,6 +203,7 @@ class Generation:
                 prediction_type=self._edge.model.info.prediction_type,
                 residual=edge_plan.residual,
                 fade=edge_plan.fade,
+                reach=edge_plan.reach,
                 compares=edge_plan.corrections == "disagreement",
             )
         return self._edge_lead

@@ -1,7 +1,8 @@
 """Which plan of a file a generation runs: by the error allowed, the calls allowed, and the deadline.
 
 1. Plans that need more cloud calls than are allowed are out, and with a deadline those predicted to miss it.
-2. Of what is left: the fewest cloud calls whose error is within the tolerance; where none is, the least error.
+2. Of what is left: the fewest cloud calls whose error is within the tolerance; where none is, the least error. Of
+   equal calls a plan that hands off comes first: the cloud is free sooner, and only it asks more for a harder prompt.
 3. Where a bound on calls or the deadline leaves none: the cheapest plan of the file, cut to fewer calls. It keeps its
    first calls and drops the rest: corrections first, then real steps, and the edge leads from where the next real step
    would have been. One call leaves one real step, no call the edge alone. Nobody measured the error of a cut plan.
@@ -14,9 +15,10 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from orchestrator.cost import Costs, LatencyEstimate, expected_corrections, predict_latency
-from orchestrator.edge_plan import Agreement, EdgePlan
+from orchestrator.edge_plan import Agreement, EdgePlan, least_reach
 from orchestrator.refresh import make_refresh
 from orchestrator.searched_plan import PlanFile, SearchedPlan
 from wire.messages import MIN_WARMUP_STEPS, Plan
@@ -81,7 +83,7 @@ def choose_plan(
     if not in_time:
         best = min(candidates, key=lambda each: (each.seconds, each.cloud_calls))
     elif within := [each for each in in_time if each.error <= allowed]:
-        best = min(within, key=lambda each: (each.cloud_calls, each.error))
+        best = min(within, key=lambda each: (each.cloud_calls, each.edge_plan.agreement is None, each.error))
     else:
         # Of two errors that nobody measured, that of the plan with more calls is the smaller one.
         best = min(in_time, key=lambda each: (each.error, -each.cloud_calls if each.is_cut else each.cloud_calls))
@@ -154,6 +156,7 @@ def plan_and_edge_plan(
         shadow=shadow and (agreement is not None or (learns and 0 < last < num_steps)),
         residual=searched.residual,
         fade=searched.fade,
+        reach=_reach(searched, num_steps),
         corrections=corrections,
         correction_steps=searched.correction_steps if corrections == "planned" else (),
         tolerance=tolerance if corrections == "disagreement" else 0.0,
@@ -161,6 +164,17 @@ def plan_and_edge_plan(
         agreement=agreement,
     )
     return plan, edge_plan
+
+
+def _reach(searched: SearchedPlan, num_steps: int) -> int:
+    """Return the longest gap between two calls that the search ran the residual over.
+
+    Where a call does not come - the cloud is lost, the budget is spent, the handoff comes early - it must not be
+    extrapolated further than that.
+    """
+    before = [step for step in searched.real_steps if step < searched.handoff_step]
+    calls = [*before[-1:], *searched.correction_steps, num_steps]
+    return max(least_reach(num_steps), *(later - earlier for earlier, later in pairwise(calls)))
 
 
 def _real_steps(searched: SearchedPlan, handoff_step: int) -> tuple[int, ...]:

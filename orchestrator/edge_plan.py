@@ -13,6 +13,11 @@ CORRECTIONS = ("none", "final", "disagreement", "planned")
 RESIDUALS = ("reuse", "linear", "quadratic", "chebyshev", "etc")
 
 
+def least_reach(num_inference_steps: int) -> int:
+    """Return for how many steps any residual is trusted: a fifth of them, which on the bundled pair never did harm."""
+    return max(1, num_inference_steps // 5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """What the edge needs to hand off by what it measures for this prompt.
@@ -58,6 +63,8 @@ class EdgePlan:
         residual: Predictor that extrapolates cloud minus edge, one of `RESIDUALS`; None: the edge predicts with its own
             model alone.
         fade: Factor of the extrapolated residual at each step, 0..1; empty: 1 everywhere.
+        reach: Steps after the last real step or correction for which the extrapolated residual is trusted; over as many
+            again it goes to 0. None: for ever.
         corrections: When the cloud is asked after the handoff, one of `CORRECTIONS`: never; at the last step; when the
             summed disagreement of edge and extrapolation reaches `tolerance`; at `correction_steps`.
         correction_steps: The steps of `planned`, rising; those before the actual handoff are not run.
@@ -72,6 +79,7 @@ class EdgePlan:
     shadow: bool = False
     residual: str | None = None
     fade: tuple[float, ...] = ()
+    reach: int | None = None
     corrections: str = "none"
     correction_steps: tuple[int, ...] = ()
     tolerance: float = 0.0
@@ -83,6 +91,8 @@ class EdgePlan:
             raise ValueError(f"unknown corrections {self.corrections!r}; choose one of {', '.join(CORRECTIONS)}")
         if self.residual is not None and self.residual not in RESIDUALS:
             raise ValueError(f"unknown residual {self.residual!r}; choose one of {', '.join(RESIDUALS)}")
+        if self.reach is not None and self.reach < 1:
+            raise ValueError(f"reach must be at least 1, not {self.reach}")
         for step, factor in enumerate(self.fade):
             if not 0.0 <= factor <= 1.0:
                 raise ValueError(f"fade must lie in 0..1, not {factor} (step {step})")

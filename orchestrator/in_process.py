@@ -125,6 +125,7 @@ class InProcessPair:
             prediction_type=self.edge.info.prediction_type,
             residual=edge_plan.residual,
             fade=edge_plan.fade,
+            reach=edge_plan.reach,
             compares=edge_plan.corrections == "disagreement",
         )
         refresh = make_refresh(plan)

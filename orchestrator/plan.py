@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from orchestrator.edge_plan import EdgePlan
+from orchestrator.edge_plan import EdgePlan, least_reach
 from orchestrator.refresh import REFRESH_POLICIES, least_real_steps, make_refresh
 from wire.messages import MIN_WARMUP_STEPS, Limits, Plan, Source
 
@@ -124,6 +124,7 @@ def make_edge_plan(mode: str, options: PlanOptions) -> EdgePlan:
     return EdgePlan(
         shadow=options.shadow,
         residual=UNSEARCHED_RESIDUAL,
+        reach=least_reach(options.num_inference_steps),
         corrections=corrections,
         tolerance=(options.tolerance or 0.0) if _is_the_edges(mode, options) else 0.0,
         max_cloud_calls=options.max_cloud_calls,

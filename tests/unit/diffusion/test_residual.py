@@ -81,3 +81,11 @@ def test_correcting_changes_neither_the_inputs_nor_later_answers(schedule: Sched
     first = residual.correct(5, edge, latents)
     assert torch.equal(edge, before)
     assert torch.equal(residual.correct(5, edge, latents), first)
+
+
+def test_beyond_its_reach_the_residual_goes_to_nothing(schedule: Schedule) -> None:
+    residual = Residual(make_predictor("linear", schedule, prediction_type="epsilon"), reach=4)
+    for step, value in ((0, 1.0), (1, 1.0)):
+        residual.observe(step, torch.full((1, 1, 1, 1), value), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
+    added = [float(residual.correct(step, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))) for step in range(2, STEPS)]
+    assert added == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
