@@ -22,7 +22,7 @@ from wire.messages import Plan, Source
 # Latents under way at a time where nothing but latents is streamed (edge_client/opening.py).
 CREDIT_WINDOW = 2
 # Steps that a slow shadow lets wait before it skips any (edge_client/shadow.py).
-MAX_WAITING_STEPS = 4
+MAX_WAITING_STEPS = 8
 # What a shadowed step carries: latents before and after it, and the prediction.
 _SHADOWED_TENSORS = 3
 
