@@ -1,7 +1,8 @@
 """What the shadow costs the stream: `python -m bench.shadow`.
 
 The same plan with the shadow and without it, runs alternating, through a real cloud service on loopback. Twice: with
-cloud and edge on a core of their own each, which stands for a device of its own, and with both on one core. Two figures:
+cloud and edge on a core of their own each, which stands for a device of its own, and with both on one core. Two
+figures:
 
 1. The cloud's own time from its first step to its last (queue and compute, as it measures them): what the shadow takes
    from the stream.

@@ -208,7 +208,7 @@ class Conversation:
                 session.pong(Pong(t0=message.t0, t1=received_at, t2=received_at))
             case HandOff():
                 session.asked_to_hand_off = True
-                engine.hand_off(session.session_id)
+                engine.hand_off(session.session_id, message.step_index)
             case Correct():
                 self._correct(message, session)
             case Close():

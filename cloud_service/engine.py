@@ -99,10 +99,10 @@ class Engine:
         """Take a session in; its first event is Opened or an error."""
         self._commands.put(lambda worker: worker.open(session_id, request))
 
-    def hand_off(self, session_id: str) -> None:
-        """Stop a session before its next step."""
+    def hand_off(self, session_id: str, step_index: int) -> None:
+        """Stop a session before `step_index`, or before its next step if that is past."""
         arrived_at = time.monotonic()
-        self._commands.put(lambda worker: worker.hand_off(session_id, arrived_at))
+        self._commands.put(lambda worker: worker.hand_off(session_id, step_index, arrived_at))
 
     def correct(self, session_id: str, correct: Correct) -> None:
         """Evaluate the model once on the latents that the client sent."""

@@ -236,15 +236,18 @@ class Generation:
 
     # ------------------------------------------------------------------------------ handoff
 
-    def hand_off(self, arrived_at: float) -> list[SessionEvent]:
-        """Stop before the next step; a generation that has ended is left as it is.
+    def hand_off(self, step_index: int, arrived_at: float) -> list[SessionEvent]:
+        """Stop before a step, or before the next one if that is past; a generation that has ended is left as it is.
 
         Args:
+            step_index: Where the plan ends the cloud's part sooner, it does.
             arrived_at: When the client's wish arrived, `time.monotonic()` seconds.
         """
+        self._stop_step = min(self._stop_step, step_index)
+        if self._phase is not _Phase.RUNNING or self._trajectory.step_index < self._stop_step:
+            return []
         self._hand_off_at = arrived_at
-        self._stop_step = 0
-        return [self._park()] if self._phase is _Phase.RUNNING else []
+        return [self._park()]
 
     def _park(self) -> Parked:
         state = self._trajectory.state()

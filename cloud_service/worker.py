@@ -64,10 +64,10 @@ class Worker:
         """Take a new session in; its prompt is encoded when its turn comes."""
         self._generations[session_id] = Generation(session_id, request, self._model)
 
-    def hand_off(self, session_id: str, arrived_at: float) -> None:
-        """Stop a session before its next step."""
+    def hand_off(self, session_id: str, step_index: int, arrived_at: float) -> None:
+        """Stop a session before `step_index`, or before its next step if that is past."""
         if generation := self._generations.get(session_id):
-            self._attempt(generation, lambda: generation.hand_off(arrived_at))
+            self._attempt(generation, lambda: generation.hand_off(step_index, arrived_at))
 
     def correct(self, session_id: str, correct: Correct) -> None:
         """Queue a correction."""

@@ -108,6 +108,7 @@ class CloudLead:
         self._opened: Opened | None = None
         self._newest: State | None = None
         self._reason: HandoffReason | None = None
+        self._announced: int | None = None
         self._over = False
         self._parked = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Correction | None]] = {}
@@ -125,7 +126,7 @@ class CloudLead:
         """
         started = time.perf_counter()
         self._reading = asyncio.create_task(self._read())
-        shadowing = None if self._shadow is None else asyncio.create_task(self._shadow.run())
+        shadowing = None if self._shadow is None else asyncio.create_task(self._shadow.run(self._announce))
         try:
             await self._until_over(shadowing)
         finally:
@@ -171,6 +172,12 @@ class CloudLead:
         await self.stopped()
         if self._shadow is not None and self._opened is not None:
             await self._shadow.settle()
+
+    def _announce(self, handoff_step: int) -> None:
+        """Tell the cloud where the edge will take over; it may be past that already."""
+        self._announced = handoff_step
+        if not self._parked.is_set():
+            self._session.send(HandOff(step_index=handoff_step))
 
     def _take_over(self, state: State | None, reason: HandoffReason) -> None:
         self._over = True  # from here on no message changes what the edge goes on from
@@ -256,7 +263,7 @@ class CloudLead:
             raise ProtocolError(f"the cloud hands off a second time, at step {step_index}")
         if step_index != self._next_step:
             raise ProtocolError(f"the cloud ends at step {step_index}, but the next step is {self._next_step}")
-        if step_index != self._plan.handoff_step and not self._over:
+        if step_index not in (self._plan.handoff_step, self._announced) and not self._over:
             raise ProtocolError(f"the cloud ends at step {step_index}, the plan at {self._plan.handoff_step}")
         self._recorder.cloud_totals(message.totals)
         self._add_prompt_encoding()
@@ -264,10 +271,16 @@ class CloudLead:
             assert self._opened is not None
             self._check_state(self._opened, message.state)
             self._newest = message.state
-            self._reason = HandoffReason.PLAN if isinstance(message, HandedOff) else None
+            self._reason = self._planned_reason(message)
             if isinstance(message, HandedOff):
                 self._recorder.handoff_latency(message, self._session.received_at, self._session.decode_seconds)
         self._parked.set()
+
+    def _planned_reason(self, message: HandedOff | Finished) -> HandoffReason | None:
+        if isinstance(message, Finished):
+            return None
+        at_plan = message.state.step_index == self._plan.handoff_step
+        return HandoffReason.PLAN if at_plan else HandoffReason.AGREEMENT
 
     # ------------------------------------------------------------------------------ the edge leads
 

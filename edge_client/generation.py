@@ -213,7 +213,10 @@ class Generation:
         step = lead.state.step_index if lead.state is not None else 0
         restarts = 0 < step < num_steps and self._scheduler.stepper.is_multistep and not self._scheduler.stepper.state()
         restart = f"{self._request.scheduler} restarts there at order 1"
+        if self._agreement is not None:
+            recorder.agreement_scale = self._agreement.scale
         if lead.reason is None or step == num_steps:
+            recorder.handoff_why = "" if self._agreement is None else self._agreement.why_not()
             return
         recorder.hand_off(lead.reason, step)
         if lead.lost is not None:
@@ -232,7 +235,7 @@ class Generation:
 
     def _note_agreement(self, agreement: AgreementHandoff, step: int) -> None:
         recorder = self._recorder
-        recorder.agreement_scale, recorder.expected_error = agreement.scale, agreement.expected_error(step)
+        recorder.expected_error = agreement.expected_error(step)
         recorder.handoff_why = agreement.why(step)
 
     def _note_deadline(self) -> None:

@@ -13,7 +13,7 @@ from diffusion.schedulers import Stepper
 from diffusion.tensors import from_array, to_array
 from edge_client.edge_model import EdgeModel
 from edge_client.recorder import Recorder
-from orchestrator.handoff import AgreementHandoff, HandoffReason
+from orchestrator.handoff import AgreementHandoff
 from wire.messages import State, Step
 
 # Enough for the cloud's first steps to wait until a cold edge has encoded the prompt; and the most that the edge may
@@ -47,6 +47,7 @@ class Shadow:
         self._recorder = recorder
         self._waiting: deque[Step] = deque()
         self._decided = False
+        self._handoff_step: int | None = None
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -62,8 +63,11 @@ class Shadow:
         self._idle.clear()
         self._wake.set()
 
-    async def run(self) -> State:
+    async def run(self, announce: Callable[[int], None]) -> State:
         """Shadow until the handoff by agreement; return the state that the edge takes over from.
+
+        Args:
+            announce: Told the handoff step one real step ahead.
 
         Raises:
             asyncio.CancelledError: The cloud's part ended without agreement.
@@ -73,9 +77,14 @@ class Shadow:
             lead = await self._make_lead()
             while self._waiting:
                 step = self._waiting.popleft()
-                if await self._agrees(lead, step):
+                await self._observe(lead, step)
+                if step.step_index + 1 == self._handoff_step:
                     self._decided = True
                     return await self._edge.run(_state_after, lead, step)
+                if self._agreement is not None and self._handoff_step is None:
+                    self._handoff_step = self._agreement.handoff_after(step.step_index)
+                    if self._handoff_step is not None:
+                        announce(self._handoff_step)
             self._wake.clear()
             self._idle.set()
 
@@ -83,17 +92,15 @@ class Shadow:
         """Wait until nothing is waiting."""
         await self._idle.wait()
 
-    async def _agrees(self, lead: EdgeLead, step: Step) -> bool:
+    async def _observe(self, lead: EdgeLead, step: Step) -> None:
         assert step.prediction is not None
         assert step.latents_before is not None
         cloud, latents = from_array(step.prediction), from_array(step.latents_before)
         measured = await self._edge.run(_shadow, lead, step.step_index, cloud, latents)
         disagreement = sum(measured) / len(measured)
         self._recorder.shadowed(step.step_index, disagreement)
-        if self._agreement is None:
-            return False
-        self._agreement.observe(step.step_index, disagreement)
-        return self._agreement.decide(step.step_index + 1) is HandoffReason.AGREEMENT
+        if self._agreement is not None:
+            self._agreement.observe(step.step_index, disagreement)
 
 
 def _shadow(lead: EdgeLead, step_index: int, cloud: torch.Tensor, latents: torch.Tensor) -> list[float]:

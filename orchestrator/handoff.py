@@ -1,8 +1,9 @@
 """Handoff: at which step the edge model takes over.
 
 `FixedHandoff` keeps to the plan, where the cloud stops by itself. `AgreementHandoff` is asked after every step that the
-edge shadowed, since there it has what it needs to go on at once. Policies are pure: numbers in, reason or None out. The
-deadline is no policy but a timer (`edge_client.clock`): it must ring also when nothing comes from the cloud.
+edge shadowed, and says one real step ahead where the edge will take over. Policies are pure: numbers in, reason or
+None out. The deadline is no policy but a timer (`edge_client.clock`): it must ring also when nothing comes from the
+cloud.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from typing import Protocol
 
 from orchestrator.edge_plan import Agreement
+from orchestrator.refresh import least_real_steps
 from wire.messages import Plan
 
 
@@ -73,6 +75,7 @@ class AgreementHandoff:
             )
         self._agreement = agreement
         self._bound = plan.handoff_step
+        self._real_steps = least_real_steps(plan)
         self._measured = 0.0
         self._expected = 0.0
 
@@ -107,6 +110,28 @@ class AgreementHandoff:
             f"the models disagree {self.scale:.2f} times as much as on the search prompts: {where} is expected to cost "
             f"an error of {expected:.3f}, {self._agreement.tolerance:.3f} is allowed"
         )
+
+    def why_not(self) -> str:
+        """Return one line on a cloud that led to the end."""
+        if self.scale is None:
+            return "nothing was measured: the cloud led to the end"
+        return (
+            f"the models disagree {self.scale:.2f} times as much as on the search prompts: no handoff was expected to "
+            f"keep the error within {self._agreement.tolerance:.3f}, so the cloud led to the end"
+        )
+
+    def handoff_after(self, step_index: int) -> int | None:
+        """Return the step before which the edge takes over, as soon as it is certain; None while it is not.
+
+        Decided at each shadowed step for the real step that comes next: the cloud hears of it while it computes that
+        one, and so computes none for nothing.
+
+        Args:
+            step_index: The real step that was observed last.
+        """
+        ahead = next((step for step in self._real_steps if step > step_index), None)
+        certain = ahead is not None and self.decide(ahead + 1) is HandoffReason.AGREEMENT
+        return ahead + 1 if ahead is not None and certain else None
 
     def decide(self, next_step: int) -> HandoffReason | None:
         """Return `AGREEMENT` where the expected error is within the tolerance, `PLAN` at the bound."""

@@ -23,7 +23,7 @@ from diffusion.sensitivity import latents_sensitivities
 from diffusion.trajectory import StepResult, Trajectory, denoise
 from orchestrator.corrections import Granted, calls_left, make_corrections
 from orchestrator.edge_plan import EdgePlan
-from orchestrator.handoff import AgreementHandoff, FixedHandoff, HandoffReason
+from orchestrator.handoff import AgreementHandoff
 from orchestrator.refresh import RefreshPolicy, make_refresh
 from wire.messages import Plan, Source
 
@@ -146,7 +146,7 @@ class InProcessPair:
         on_step: Callable[[StepResult], object],
     ) -> None:
         agreement = None if edge_plan.agreement is None else AgreementHandoff(edge_plan.agreement, plan)
-        policy = agreement or FixedHandoff(plan)
+        handoff_step: int | None = None
         prediction_type = self.cloud.info.prediction_type
         measure = (
             make_measure(refresh.measure, trajectory, prediction_type=prediction_type) if refresh.measure else None
@@ -167,8 +167,9 @@ class InProcessPair:
                 outcome.disagreement[result.step_index] = measured
                 if agreement:
                     agreement.observe(result.step_index, sum(measured) / len(measured))
-                if policy.decide(result.step_index + 1) is HandoffReason.AGREEMENT:
-                    break
+                    if result.step_index + 1 == handoff_step:
+                        break
+                    handoff_step = handoff_step or agreement.handoff_after(result.step_index)
         outcome.handoff_step = trajectory.step_index
         outcome.scale = agreement.scale if agreement else None
 

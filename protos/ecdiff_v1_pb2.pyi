@@ -558,12 +558,17 @@ class HandOff(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    STEP_INDEX_FIELD_NUMBER: _builtins.int
+    step_index: _builtins.int
+    """stop before this step; at once if it is 0 or past. The plan's own handoff step still holds."""
     def __init__(
         self,
+        *,
+        step_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step_index", b"step_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -211,7 +211,9 @@ class Credit:
 
 @dataclass(frozen=True, kw_only=True)
 class HandOff:
-    """Stop; send the newest state."""
+    """Stop before `step_index`, at once if that is past; send the newest state."""
+
+    step_index: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

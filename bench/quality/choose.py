@@ -15,9 +15,10 @@ from wire.messages import Plan
 
 SPACINGS = ("leading", "linspace", "trailing")
 WARMUPS = (2, 3, 5, 7)
-SMOOTHINGS = (0.1, 0.2, 0.5, 0.8)
+SMOOTHINGS = (0.0, 0.1, 0.2, 0.5)
 HANDOFF_TENTHS = (5, 6, 7, 8)
-FIRST_SMOOTHING = 0.3
+# Of the first round: long gaps want a small one.
+FIRST_SMOOTHINGS = (0.05, 0.3)
 # How steps crowd towards the noisy end: step j of n lies at (j / n) ** crowding of the way.
 CROWDINGS = (0.8, 1.0, 1.3)
 PREDICTORS = ("linear", "quadratic", "x0-linear", "chebyshev")
@@ -51,13 +52,14 @@ class Chooser:
         return sorted(scored, key=lambda case: getattr(case, key))[:1]
 
     def ecdiff(self, budget: int, num_steps: int, *, cloud_only: bool) -> list[Case]:
-        """Return EC-Diff's best p, k, a and s with so many cloud calls: first p, k and s, then a; empty for none."""
+        """Return EC-Diff's best p, k, a and s with so many cloud calls: first p, k and s, then a closer look at a."""
         handoffs = [num_steps] if cloud_only else [num_steps * tenth // 10 for tenth in HANDOFF_TENTHS]
         cases = [
-            _ecdiff_case(budget, num_steps, p, k, FIRST_SMOOTHING, s)
+            _ecdiff_case(budget, num_steps, p, k, a, s)
             for p in WARMUPS
             for s in handoffs
             for k in _intervals(p, s, budget)
+            for a in FIRST_SMOOTHINGS
         ]
         if not cases:
             return []
@@ -146,8 +148,9 @@ def _on_dpmpp_case(steps: tuple[int, ...], num_steps: int, predictor: str, spaci
 
 
 def _intervals(warmup_steps: int, handoff_step: int, budget: int) -> list[int]:
-    """Return the longest k with exactly so many calls, for which they reach the furthest; empty where there is none."""
-    return [k for k in range(handoff_step) if len(fixed_steps(warmup_steps, k, handoff_step)) == budget][-1:]
+    """Return the shortest and the longest k with exactly so many calls."""
+    fitting = [k for k in range(handoff_step) if len(fixed_steps(warmup_steps, k, handoff_step)) == budget]
+    return sorted({fitting[0], fitting[-1]}) if fitting else []
 
 
 def _ecdiff_case(budget: int, num_steps: int, p: int, k: int, a: float, s: int) -> Case:

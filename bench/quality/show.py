@@ -18,7 +18,7 @@ from bench.quality.targets import Verdict
 
 # Group -> what the legend says, colour, marker. The rivals are grey to orange, this project's own blue to green.
 LOOKS: dict[str, tuple[str, str, str]] = {
-    "all-cloud": ("all-cloud", "#000000", "*"),
+    "all-cloud": ("all-cloud", "#000000", ""),
     "edge": ("edge only", "#7f7f7f", "X"),
     "split": ("Hybrid SD split", "#8c564b", "v"),
     "ecdiff": ("EC-Diff, published", "#d62728", "s"),
@@ -31,6 +31,7 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "agreement": ("ours: with the edge, handoff by agreement", "#006400", "^"),
     "on-dpmpp": ("ours on DPM-Solver++ 2M", "#1f77b4", "P"),
 }
+MAX_CALLS = 100  # the converged reference is no point of the plot
 JOINED = ("dpmpp-2m", "unipc", "ddim", "cloud only", "hybrid", "on-dpmpp")
 
 
@@ -98,7 +99,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
 def draw_plot(lines: Sequence[Figures], what: str, converged_steps: int, path: Path) -> None:
     """Draw cloud calls against error, a panel a reference."""
     pyplot = _pyplot()
-    shown = [line for line in lines if _look(line) in LOOKS]
+    shown = [line for line in lines if _look(line) in LOOKS and line.cloud_calls <= MAX_CALLS]
     figure, axes = pyplot.subplots(1, 2, figsize=(13, 6), layout="constrained")
     panels = (
         (axes[0], "fidelity", "to all-cloud, same scheduler and steps"),
@@ -111,7 +112,7 @@ def draw_plot(lines: Sequence[Figures], what: str, converged_steps: int, path: P
                 _draw_series(axis, look, sorted(same, key=lambda line: line.cloud_calls), attribute)
         axis.set(yscale="log", title=title, xlabel="evaluations of the cloud model a picture")
         axis.grid(which="both", alpha=0.25)
-        axis.set_xlim(-1, max(line.cloud_calls for line in shown if line.cloud_calls <= 60) + 2)
+        axis.set_xlim(-1, 2 + max(line.cloud_calls for line in shown if line.group != "all-cloud"))
     axes[0].set_ylabel("relative L2 error of the final latents (95 % interval)")
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
@@ -170,23 +171,31 @@ def _look(line: Figures) -> str:
 
 
 def _draw_series(axis: Any, look: str, lines: Sequence[Figures], attribute: str) -> None:
+    """Draw a point a line, and where the series is joined a way through the best of each number of calls."""
     label, colour, marker = LOOKS[look]
+    if look == "all-cloud":
+        axis.axhline(getattr(lines[0], attribute).mean, color=colour, linestyle=":", linewidth=1.2)
+        label = f"{label}, {lines[0].cloud_calls:.0f} calls"
+        axis.plot([], [], color=colour, linestyle=":", label=label)
+        return
     errors: list[Error] = [getattr(line, attribute) for line in lines]
-    means = np.array([error.mean for error in errors])
+    calls, means = np.array([line.cloud_calls for line in lines]), np.array([error.mean for error in errors])
     reach = [means - [error.low for error in errors], [error.high for error in errors] - means]
     axis.errorbar(
-        [line.cloud_calls for line in lines],
+        calls,
         means,
         yerr=np.abs(reach),
         fmt=marker,
-        linestyle="-" if look in JOINED else "none",
-        linewidth=1,
         color=colour,
-        markersize=10 if marker == "*" else 6,
+        markersize=6,
         capsize=2,
         elinewidth=0.8,
         label=label,
+        zorder=4 if look == "ecdiff" else 3,  # the searched one may be the published one
     )
+    if look in JOINED:
+        best = [(each, means[calls == each].min()) for each in sorted(set(calls.tolist()))]
+        axis.plot(*zip(*best, strict=True), color=colour, linewidth=1)
 
 
 def _error(error: Error) -> str:

@@ -81,7 +81,7 @@ def encode_client(message: ClientMessage, *, codec: Codec, observe: CodecObserve
         case Credit():
             return pb.ClientMessage(credit=pb.Credit(count=message.count))
         case HandOff():
-            return pb.ClientMessage(hand_off=pb.HandOff())
+            return pb.ClientMessage(hand_off=pb.HandOff(step_index=message.step_index))
         case Correct():
             latents = writer.lossy(message.latents, Scaling.SCHEDULER)
             return pb.ClientMessage(correct=pb.Correct(step_index=message.step_index, latents=latents))
@@ -135,7 +135,7 @@ def decode_client(
         case "credit":
             return Credit(count=checks.count(message.credit.count, "credit", low=1, high=MAX_CREDIT))
         case "hand_off":
-            return HandOff()
+            return HandOff(step_index=checks.count(message.hand_off.step_index, "step_index", high=checks.MAX_STEPS))
         case "correct":
             return _decode_correct(message.correct, reader)
         case "close":

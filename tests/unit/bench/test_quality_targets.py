@@ -95,7 +95,7 @@ def test_the_better_base_is_held_against_the_solver_at_each_budget() -> None:
     rivals = [
         _line("rival 8", 0.5, group="solvers", calls=8, converged=0.04, scheduler="dpmpp-2m 8, trailing"),
         _line("rival 12", 0.5, group="solvers", calls=12, converged=0.01, scheduler="dpmpp-2m 12"),
-        _line("other", 0.5, group="solvers", calls=12, converged=0.001, scheduler="unipc 12"),
+        _line("other", 0.5, group="solvers", calls=12, converged=0.001, scheduler="ddim 12"),
     ]
     on_ddim = _line("on ddim", 0.5, calls=8, converged=0.05, chosen=0.5)
     on_solver = replace(

@@ -87,5 +87,7 @@ def test_beyond_its_reach_the_residual_goes_to_nothing(schedule: Schedule) -> No
     residual = Residual(make_predictor("linear", schedule, prediction_type="epsilon"), reach=4)
     for step, value in ((0, 1.0), (1, 1.0)):
         residual.observe(step, torch.full((1, 1, 1, 1), value), torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))
-    added = [float(residual.correct(step, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))) for step in range(2, STEPS)]
+    added = [
+        float(residual.correct(step, torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1))) for step in range(2, STEPS)
+    ]
     assert added == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.edge_plan import Agreement, EdgePlan
-from orchestrator.handoff import AgreementHandoff, FixedHandoff, HandoffReason
+from orchestrator.handoff import AgreementHandoff, HandoffReason
 from wire.messages import Plan
 
 STEPS = 12

@@ -317,7 +317,7 @@ def test_prompts_hand_off_by_what_is_measured_for_them():
         assert outcome.sources.count(Source.CLOUD) == outcome.handoff_step
     assert scales[1] == pytest.approx(1.0, rel=1e-5)
     assert scales[0] < 0.5 < 1.5 < scales[2]
-    assert handoffs == [1, 9, 12]  # a tail error of 1 - i/16, times the scale, below 0.5; or the bound
+    assert handoffs == [2, 9, 12]  # a tail error of 1 - i/16, times the scale, below 0.5; or the bound
 
 
 def test_tolerance_zero_hands_off_at_the_plans_step():
