@@ -27,9 +27,8 @@ _ITEM_BYTES = {DType.FLOAT32: 4, DType.FLOAT16: 2, DType.BFLOAT16: 2}
 class MeasuredCosts:
     """The costs of one pair over one link.
 
-    Before the first generation the link is probed and the small model timed once; after that, every generation is a
-    measurement. The cloud's step is what it says of itself. On shared cores that has the shadow in it, so there it is
-    what this client's own sessions saw, the shadow taken off.
+    Before the first generation the link is probed, the small model timed once, and the cloud's step is what it says of
+    itself. After that every generation is a measurement, steadier than the cloud's average over its last few steps.
 
     The edge's own text encoder stands for the cloud's too: a pair nearly always shares it, and it is quick.
 
@@ -41,7 +40,7 @@ class MeasuredCosts:
     def __init__(self, edge: EdgeModel, link: CloudLink) -> None:
         self._edge = edge
         self._link = link
-        self._is_prepared = False
+        self._is_prepared = self._shared_cores = False
         self._edge_elements = 0
         self._cloud_seconds_per_element = Typical()
 
@@ -64,12 +63,11 @@ class MeasuredCosts:
             await link.measure(num_probes=BURST_PROBES, num_transfers=_NUM_TRANSFERS, transfer_bytes=_TRANSFER_BYTES)
             await time_once(edge)
             self._edge_elements, self._is_prepared = default_elements, True
-        load, shared_cores = (await link.describe()).load, await self._shares_cores()
+        load, self._shared_cores = (await link.describe()).load, await self._shares_cores()
         num_elements = math.prod(latents_shape)
         edge_ratio = num_elements / self._edge_elements
-        cloud_step_seconds = load.step_seconds / default_elements * num_elements
-        if shared_cores and self._cloud_seconds_per_element.seconds:
-            cloud_step_seconds = self._cloud_seconds_per_element.seconds * num_elements
+        own_seconds = self._cloud_seconds_per_element.seconds
+        cloud_step_seconds = num_elements * (own_seconds or load.step_seconds / default_elements)
         return Costs(
             rtt_seconds=link.estimate.rtt_quantile_seconds(0.5),
             bandwidth_bytes_per_second=link.estimate.bandwidth_bytes_per_second,
@@ -80,7 +78,7 @@ class MeasuredCosts:
             encode_prompt_seconds=edge.encode_seconds.seconds,
             edge_encode_prompt_seconds=edge.encode_seconds.seconds,
             decode_seconds=edge.decode_seconds.seconds * edge_ratio,
-            shared_cores=shared_cores,
+            shared_cores=self._shared_cores,
         )
 
     def learn(self, cloud_steps: Collection[Step], num_shadowed: int, latents_shape: tuple[int, ...]) -> None:
@@ -93,11 +91,14 @@ class MeasuredCosts:
         """
         self._edge_elements = num_elements = math.prod(latents_shape)
         computed = [step.compute_seconds for step in cloud_steps if step.source is Source.CLOUD]
-        beside = num_shadowed * self._edge.step_seconds.seconds / max(1, len(computed))
-        if computed:
-            seconds = statistics.fmean(computed)
+        if not computed:
+            return
+        seconds = statistics.fmean(computed)
+        if self._shared_cores:
             # What runs beside a step can at most double it.
-            self._cloud_seconds_per_element.add(max(seconds - beside, seconds / 2) / num_elements)
+            beside = num_shadowed * self._edge.step_seconds.seconds / len(computed)
+            seconds = max(seconds - beside, seconds / 2)
+        self._cloud_seconds_per_element.add(seconds / num_elements)
 
 
 async def time_once(edge: EdgeModel) -> None:
