@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import click
 
+from models import PLANS_DIR
+from orchestrator.choice import choose_plan
 from orchestrator.plan import (
+    DEFAULT_MODE,
     DEFAULT_NUM_INFERENCE_STEPS,
     MODES,
     PlanOptions,
@@ -20,7 +24,8 @@ from orchestrator.plan import (
 )
 from orchestrator.refresh import REFRESH_POLICIES
 from orchestrator.search.command import search
-from wire.messages import Source
+from orchestrator.searched_plan import read_plan_file
+from wire.messages import Plan, Source
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,7 +35,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--mode", type=click.Choice(MODES), default="ecdiff", show_default=True)
+@click.option("--mode", type=click.Choice(MODES), default=DEFAULT_MODE, show_default=True)
 @click.option("--num-inference-steps", type=int, default=DEFAULT_NUM_INFERENCE_STEPS, show_default=True)
 @click.option("--handoff-step", type=int, help="First step of the edge model; the step count means never.")
 @click.option("--warmup-steps", type=int, help="ecdiff: real evaluations at the start (p).")
@@ -38,7 +43,11 @@ def cli() -> None:
 @click.option("--smoothing", type=float, help="ecdiff: weight of the gradient (a).")
 @click.option("--predictor", type=str, help="ecdiff: how a step is extrapolated.")
 @click.option("--refresh", type=click.Choice(tuple(REFRESH_POLICIES)), help="ecdiff: when the cloud evaluates.")
-@click.option("--tolerance", type=float, help="ecdiff: what a refresh that adapts lets its measure reach.")
+@click.option(
+    "--tolerance",
+    type=float,
+    help="adaptive: error of the final latents to allow. With a refresh that adapts: what its measure may reach.",
+)
 @click.option("--final-steps", type=int, help="ecdiff: real evaluations at the end of the schedule.")
 @click.option(
     "--real-steps",
@@ -47,18 +56,27 @@ def cli() -> None:
     help="ecdiff: the steps that the cloud evaluates, for refresh listed.",
 )
 @click.option("--max-cloud-calls", type=int, help="Hard bound on real evaluations in the cloud.")
-def plan(mode: str, **options: Any) -> None:
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="adaptive: plan file of orchestrator search.  [default: the bundled pair's, DDIM]",
+)
+def plan(mode: str, plan_file: Path | None, **options: Any) -> None:
     """Print what a mode does with each step, as JSON.
 
     C is an evaluation in the cloud, x an extrapolated step, e a step of the edge model; ? is C or x, by what the
-    cloud measures at run time. nfe counts the decided ones, cloud_calls bounds the cloud's evaluations.
+    cloud measures at run time. nfe counts the decided ones, cloud_calls bounds the cloud's evaluations. Of
+    mode adaptive it is what a prompt of average disagreement gets; the edge asks the cloud again at
+    edge_plan.correction_steps.
 
     Example: orchestrator plan --mode ecdiff --num-inference-steps 50
     """
-    made = make_plan(mode, PlanOptions(**options))
+    made, searched = _made(mode, PlanOptions(**options), plan_file)
     sources = step_sources(made)
     printed = {
         "mode": mode,
+        **searched,
         "plan": asdict(made),
         "step_sources": "".join("?" if source is None else source.letter for source in sources),
         "nfe": {source.name.lower(): sources.count(source) for source in Source},
@@ -66,6 +84,28 @@ def plan(mode: str, **options: Any) -> None:
         "cloud_calls": dict(zip(("least", "most"), cloud_calls(made), strict=True)),
     }
     click.echo(json.dumps(printed, indent=1))
+
+
+def _made(mode: str, options: PlanOptions, plan_file: Path | None) -> tuple[Plan, dict[str, Any]]:
+    """Return the cloud's plan, and what else there is to say of a searched one."""
+    path = plan_file or PLANS_DIR / f"ddim-{options.num_inference_steps}.json"
+    if plan_file is not None and (mode != "adaptive" or options.by_hand):
+        raise ValueError("--plan is a whole plan for mode adaptive: leave the options out that make one by hand")
+    made = make_plan(mode, options)
+    if mode != "adaptive" or options.by_hand or not path.is_file():
+        return made, {}
+    choice = choose_plan(
+        read_plan_file(path),
+        tolerance=options.tolerance,
+        max_cloud_calls=options.max_cloud_calls,
+        handoff_step=options.handoff_step,
+    )
+    planned = choice.searched.handoff_step if options.handoff_step is None else options.handoff_step
+    said = {"origin": path.name, "why": choice.why, "expected_error": choice.searched.error}
+    facts = {"corrections": choice.edge_plan.corrections, "correction_steps": choice.edge_plan.correction_steps}
+    facts |= {"residual": choice.edge_plan.residual, "latest_handoff_step": choice.plan.handoff_step}
+    made = replace(choice.plan, handoff_step=min(choice.plan.handoff_step, planned))
+    return made, {**said, "edge_plan": facts}
 
 
 cli.add_command(search)

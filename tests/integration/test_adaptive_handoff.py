@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,18 @@ async def test_agreement_comes_at_the_same_step_on_a_slow_link_as_in_one_process
     assert report["handoff"] == {"reason": "agreement", "step": AGREED_STEP}
     assert alone.handoff_step == AGREED_STEP
     assert distance(latents, alone.latents.numpy()) < TOLERANCE
+
+
+async def test_agreement_is_announced_before_the_cloud_evaluates_for_nothing(tmp_path: Path) -> None:
+    def slowly(predictions: list[torch.Tensor]) -> list[torch.Tensor]:
+        time.sleep(0.2)  # a large model takes its time, a small one far less
+        return predictions
+
+    async with adaptive_pair(tmp_path) as pair:
+        pair.cloud.model.after = slowly
+        report, _ = await generate(pair, a_request(pair.write(PLAN), tolerance=0.7))
+    assert report["handoff"] == {"reason": "agreement", "step": AGREED_STEP}
+    assert report["nfe"]["cloud_discarded"] == 0
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp-2m"])

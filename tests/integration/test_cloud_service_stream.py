@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,6 +155,24 @@ async def test_without_latents_streamed_real_steps_carry_everything_and_extrapol
             else:
                 before, latents, prediction = map(torch.from_numpy, tensors)
                 assert torch.equal(scheduler.step(prediction, step.step_index, before), latents)
+
+
+@pytest.mark.parametrize(("announced", "ends"), [(7, 7), (2, 4), (40, 10)], ids=["ahead", "past", "after the plan's"])
+async def test_an_announced_hand_off_stops_there_or_at_once_or_at_the_plan(announced: int, ends: int) -> None:
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        cloud.model.pace()
+        stream = Stream(stub)
+        await stream.send(opening(replace(always(50), handoff_step=10)))
+        cloud.model.permit(3)
+        await cloud.model.begun(4)
+        await stream.send(HandOff(step_index=announced))
+        await stream.send(Ping(t0=1.0))
+        await stream.receive_until(Pong)  # so the HandOff has arrived
+        cloud.model.run_freely()
+        *_, ending = await stream.receive_until(HandedOff)
+        assert ending.state.step_index == ending.totals.nfe_cloud == cloud.model.num_begun == ends
+        await stream.send(Close())
+        await stream.ends_ok()
 
 
 async def test_hand_off_stops_before_the_next_step_and_corrections_are_answered() -> None:

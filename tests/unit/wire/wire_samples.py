@@ -140,6 +140,7 @@ CLIENT_MESSAGES = (
     dataclasses.replace(OPEN, start=STATE),
     Credit(count=3),
     HandOff(),
+    HandOff(step_index=37),
     Correct(step_index=49, latents=gaussian()),
     Close(),
     Ping(t0=1700000000.25),
