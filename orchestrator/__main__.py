@@ -101,11 +101,15 @@ def _made(mode: str, options: PlanOptions, plan_file: Path | None) -> tuple[Plan
         handoff_step=options.handoff_step,
     )
     planned = choice.searched.handoff_step if options.handoff_step is None else options.handoff_step
-    said = {"origin": path.name, "why": choice.why, "expected_error": choice.searched.error}
-    facts = {"corrections": choice.edge_plan.corrections, "correction_steps": choice.edge_plan.correction_steps}
-    facts |= {"residual": choice.edge_plan.residual, "latest_handoff_step": choice.plan.handoff_step}
+    said: dict[str, Any] = {"origin": path.name, "why": choice.why, "expected_error": choice.searched.error}
+    said["edge_plan"] = {
+        "corrections": choice.edge_plan.corrections,
+        "correction_steps": choice.edge_plan.correction_steps,
+        "residual": choice.edge_plan.residual,
+        "latest_handoff_step": choice.plan.handoff_step,
+    }
     made = replace(choice.plan, handoff_step=min(choice.plan.handoff_step, planned))
-    return made, {**said, "edge_plan": facts}
+    return made, said
 
 
 cli.add_command(search)
