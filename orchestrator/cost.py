@@ -142,7 +142,7 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
         edge_plan: The edge's part.
         costs: Of the pair, the machines and the link.
     """
-    handoff_step, agreed = expected_handoff(plan, edge_plan)
+    handoff_step = expected_handoff(plan, edge_plan)
     num_real = _num_real(plan, handoff_step)
     num_corrections = expected_corrections(plan, edge_plan, handoff_step, num_real)
     # A corrected step wants the small model's own evaluation too.
@@ -158,7 +158,7 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
     num_shadowed = num_real if edge_plan.shadow else 0
     compute = costs.encode_prompt_seconds + num_real * costs.cloud_step_seconds
     if costs.shared_cores:
-        compute += _slowed_by_edge(costs, compute, num_shadowed if agreed else max(0, num_shadowed - 1))
+        compute += _slowed_by_edge(costs, compute, max(0, num_shadowed - 1))
     queue = num_real * costs.cloud_queue_seconds
     there, back = costs.one_way_seconds, costs.one_way_seconds + _arrival_seconds(costs, num_real, num_shadowed)
     edge_leads = handoff_step < plan.num_inference_steps
@@ -184,17 +184,14 @@ def may_ask_cloud(plan: Plan, edge_plan: EdgePlan) -> bool:
     return plan.handoff_step > 0 or (edge_plan.corrections != "none" and calls_left(edge_plan, 0) > 0)
 
 
-def expected_handoff(plan: Plan, edge_plan: EdgePlan) -> tuple[int, bool]:
-    """Return the edge's first step for a prompt of average disagreement, and whether agreement is what ends the lead.
-
-    The edge measures at real steps, so that is where it may agree.
-    """
+def expected_handoff(plan: Plan, edge_plan: EdgePlan) -> int:
+    """Return the edge's first step for a prompt of average disagreement: agreement comes after a real step."""
     agreement = edge_plan.agreement
     if agreement is not None:
         for step_index, source in enumerate(step_sources(plan)[: plan.handoff_step - 1]):
             if source is not Source.EXTRAPOLATED and agreement.tail_error[step_index + 1] <= agreement.tolerance:
-                return step_index + 1, True
-    return plan.handoff_step, False
+                return step_index + 1
+    return plan.handoff_step
 
 
 def expected_corrections(plan: Plan, edge_plan: EdgePlan, handoff_step: int, num_real: int) -> int:
@@ -218,8 +215,7 @@ def _num_real(plan: Plan, handoff_step: int) -> int:
 def _slowed_by_edge(costs: Costs, compute_seconds: float, num_beside: int) -> float:
     """Return by how much the cloud is slower for what the edge computes on the same cores meanwhile.
 
-    That is its text encoder, and the shadow of every step but the last: that has the cores for itself, unless the
-    cloud goes on until the edge says stop.
+    That is its text encoder, and the shadow of every step but the last: that has the cores for itself.
     """
     encoding = _clip(costs.edge_encode_prompt_seconds - costs.one_way_seconds, compute_seconds)
     return encoding + num_beside * min(costs.edge_step_seconds, costs.cloud_step_seconds)
