@@ -263,7 +263,9 @@ class CloudLead:
             raise ProtocolError(f"the cloud hands off a second time, at step {step_index}")
         if step_index != self._next_step:
             raise ProtocolError(f"the cloud ends at step {step_index}, but the next step is {self._next_step}")
-        if step_index not in (self._plan.handoff_step, self._announced) and not self._over:
+        # A cloud that hears of the handoff too late stops where it is by then.
+        announced = self._announced is not None and step_index >= self._announced
+        if not (announced or self._over or step_index == self._plan.handoff_step):
             raise ProtocolError(f"the cloud ends at step {step_index}, the plan at {self._plan.handoff_step}")
         self._recorder.cloud_totals(message.totals)
         self._add_prompt_encoding()
