@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edge_client.answers import Answers
 from edge_client.cloud_session import CloudSession
 from edge_client.recorder import Recorder
 from edge_client.shadow import Shadow
@@ -111,7 +112,7 @@ class CloudLead:
         self._announced: int | None = None
         self._over = False
         self._parked = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[Correction | None]] = {}
+        self._answers = Answers()
         self._reading: asyncio.Task[None]
         self._answered = False
         self._gone: EcdiffError | None = None
@@ -225,9 +226,7 @@ class CloudLead:
                 self._take(await self._session.receive())
         except EcdiffError as error:
             self._gone = error
-            for answer in self._answers.values():
-                if not answer.done():
-                    answer.set_result(None)
+            self._answers.give_up()
 
     def _take(self, message: object) -> None:
         self.record_traffic()
@@ -237,7 +236,8 @@ class CloudLead:
             case HandedOff() | Finished():
                 self._take_ending(message)
             case Correction():
-                self._take_correction(message)
+                self._answers.take(message)
+                self._recorder.correction(message)
             case Heartbeat() if not self._over:
                 self._recorder.queue_position = message.queue_position
                 self._recorder.notify()
@@ -301,23 +301,14 @@ class CloudLead:
         """
         if self._reading.done():
             return None
-        answer = self._answers[step_index] = asyncio.get_running_loop().create_future()
         self._session.expect_progress()
         self._session.send(Correct(step_index=step_index, latents=latents))
-        return await asyncio.shield(answer)
-
-    def _take_correction(self, message: Correction) -> None:
-        answer = self._answers.pop(message.step_index, None)
-        if answer is None:
-            raise ProtocolError(f"the cloud corrects step {message.step_index}, for which nobody asked")
-        if not answer.done():
-            answer.set_result(message)
-        self._recorder.correction(message)
+        return await self._answers.wait(step_index)
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing is under way any more that would change the report."""
-        return self._parked.is_set() and all(answer.done() for answer in self._answers.values())
+        return self._parked.is_set() and self._answers.are_all_in
 
     def record_traffic(self) -> None:
         """Note what crossed the stream so far."""
