@@ -58,9 +58,14 @@ protos-check: setup
 	  --mypy_out=quiet:out/protos --mypy_grpc_out=quiet:out/protos $(PROTOS)
 	@for f in out/protos/protos/*; do cmp -s $$f protos/$$(basename $$f) || { echo "$$f: run make protos and commit the result"; exit 1; }; done
 
-bench: setup  ## every published number
+bench: setup  ## every published number; hours on two cores
 	$(BIN)/python -m bench.overhead
 	$(BIN)/python -m bench.pair
+	$(BIN)/python -m bench.decisions
+	$(BIN)/python -m bench.quality --num-prompts 64 --num-seeds 2
+	$(BIN)/python -m bench.headline --num-prompts 64 --num-seeds 2 --repeats 10
+	$(BIN)/python -m bench.deadline
+	$(BIN)/python -m bench.shadow
 
 SMOKE := --out out/train-smoke --batch-size 8 --sheet-pictures 8 --styles fluent,noto --groups food-drink
 train-smoke: setup  ## the training recipe end to end in miniature, a few minutes; fetches the icons with npm
