@@ -191,7 +191,7 @@ def _run(runner: Runner, cases: Sequence[Case], prefix: str = "") -> dict[str, M
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     made = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        todo = [case for case in cases if not runner.path(case).is_file()]
+        todo = [case for case in cases if not runner.is_made(case)]
         task = progress.add_task("", total=sum(case.rows_of_work for case in todo) * len(runner.prompts))
         for case in cases:
             progress.update(task, description=f"{prefix}{case.name}")

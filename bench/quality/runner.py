@@ -21,7 +21,7 @@ from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.prediction_types import convert_prediction
 from diffusion.schedulers import Stepper
 from diffusion.trajectory import StepResult
-from orchestrator.in_process import InProcessPair, Outcome
+from orchestrator.in_process import InProcessPair
 from wire.messages import Source
 
 
@@ -64,6 +64,9 @@ class Metered:
         return self._model.latents_shape(height, width, num_images)
 
 
+ROWS = ("latents", "denoised", "cloud_calls", "edge_steps", "handoff_steps")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Made:
     """What a case made, one row a (prompt, seed).
@@ -76,8 +79,7 @@ class Made:
         handoff_steps: First step that the edge led, `[N]`.
         cloud_seconds: In the large model, all rows together.
         wall_seconds: From noise to latents, all rows together.
-        edge_step_seconds: A call of the small model; 0 where it was never asked.
-        num_batches: Batches that the rows were run in.
+        edge_step_seconds: A call of the small model, mean over batches; 0 where it was never asked.
     """
 
     latents: NDArray[np.float32]
@@ -88,7 +90,6 @@ class Made:
     cloud_seconds: float
     wall_seconds: float
     edge_step_seconds: float
-    num_batches: int
 
 
 class Runner:
@@ -121,35 +122,43 @@ class Runner:
         self._folder = folder
         self._batch_size = batch_size
 
-    def path(self, case: Case) -> Path:
-        """Return where a case is kept."""
+    def is_made(self, case: Case) -> bool:
+        """Whether all of a case is kept already."""
+        return all(self._path(case, rows).is_file() for rows in self._batches(case))
+
+    def run(self, case: Case, on_rows: Callable[[int], object] = lambda num_rows: None) -> Made:
+        """Return what a case makes, as far as it is there from the folder.
+
+        Args:
+            case: What to run.
+            on_rows: Told of rows as they are made.
+        """
+        parts = []
+        for rows in self._batches(case):
+            path = self._path(case, rows)
+            if not path.is_file():
+                _keep(self._make(case, rows), path)
+                on_rows(len(self.prompts[rows]))
+            parts.append(_kept(path))
+        return _joined(parts)
+
+    def _batches(self, case: Case) -> list[slice]:
+        size = 1 if case.per_prompt else self._batch_size
+        return [slice(start, start + size) for start in range(0, len(self.prompts), size)]
+
+    def _path(self, case: Case, rows: slice) -> Path:
         depends_on = {
             **case.recipe,
             "models": [self.cloud.info.fingerprint, self.edge.info.fingerprint],
             "scheduler_config": self.cloud.info.scheduler_config,
-            "prompts": self.prompts,
-            "seeds": self.seeds,
+            "prompts": self.prompts[rows],
+            "seeds": self.seeds[rows],
             "guidance_scale": self._guidance_scale,
-            "batch_size": self._batch_size,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
         digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{digest[:16]}.npz"
-
-    def run(self, case: Case, on_rows: Callable[[int], object] = lambda num_rows: None) -> Made:
-        """Return what a case makes, from the folder if it is there; `on_rows` is told of rows as they are done."""
-        path = self.path(case)
-        if path.is_file():
-            on_rows(len(self.prompts))
-        else:
-            made = self._make(case, on_rows)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".partial.npz")
-            np.savez_compressed(unfinished, **vars(made))
-            unfinished.replace(path)
-        with np.load(path) as kept:
-            return Made(**{name: kept[name] if kept[name].ndim else kept[name].item() for name in kept.files})
 
     def decode(self, made: Made) -> NDArray[np.uint8]:
         """Return the pictures of what was made, `[N, H, W, 3]`."""
@@ -169,38 +178,51 @@ class Runner:
                 seconds.append(cloud.seconds - before)
         return float(np.median(seconds[2:]))
 
-    def _make(self, case: Case, on_rows: Callable[[int], object]) -> Made:
-        cloud, edge = Metered(self.cloud, None if case.spacing == LOG_SNR else case.spacing), Metered(self.edge)
-        size = 1 if case.per_prompt else self._batch_size
-        outcomes: list[tuple[int, Outcome, Tensor]] = []
-        wall_seconds = 0.0
-        for start in range(0, len(self.prompts), size):
-            prompts, seeds = self.prompts[start : start + size], self.seeds[start : start + size]
-            pair = (LogSnrPair if case.spacing == LOG_SNR else InProcessPair)(
-                cloud, edge, prompts, seeds, guidance_scale=self._guidance_scale, scheduler=case.scheduler
-            )
-            last = _Last()
-            started = time.perf_counter()
-            outcome = pair.generate(case.plan, case.edge_plan, on_step=last)
-            wall_seconds += time.perf_counter() - started
-            stepper = pair.stepper(case.plan.num_inference_steps)
-            outcomes.append((len(prompts), outcome, _denoised(last.result, stepper, outcome.latents)))
-            on_rows(len(prompts))
-
-        def rows(value: Callable[[Outcome], int]) -> NDArray[np.int64]:
-            return np.array([value(outcome) for count, outcome, _ in outcomes for _ in range(count)], dtype=np.int64)
-
+    def _make(self, case: Case, rows: slice) -> Made:
+        cloud = Metered(self.cloud, None if case.spacing == LOG_SNR else case.spacing)
+        edge = Metered(self.edge)
+        prompts, seeds = self.prompts[rows], self.seeds[rows]
+        pair = (LogSnrPair if case.spacing == LOG_SNR else InProcessPair)(
+            cloud, edge, prompts, seeds, guidance_scale=self._guidance_scale, scheduler=case.scheduler
+        )
+        last = _Last()
+        started = time.perf_counter()
+        outcome = pair.generate(case.plan, case.edge_plan, on_step=last)
+        wall_seconds = time.perf_counter() - started
+        edge_steps = outcome.sources.count(Source.EDGE) - len(outcome.corrections)
+        stepper = pair.stepper(case.plan.num_inference_steps)
         return Made(
-            latents=torch.cat([outcome.latents for _, outcome, _ in outcomes]).cpu().numpy(),
-            denoised=torch.cat([denoised for _, _, denoised in outcomes]).cpu().numpy(),
-            cloud_calls=rows(lambda outcome: outcome.cloud_calls),
-            edge_steps=rows(lambda outcome: outcome.sources.count(Source.EDGE) - len(outcome.corrections)),
-            handoff_steps=rows(lambda outcome: outcome.handoff_step),
+            latents=outcome.latents.cpu().numpy(),
+            denoised=_denoised(last.result, stepper, outcome.latents).cpu().numpy(),
+            cloud_calls=np.full(len(prompts), outcome.cloud_calls),
+            edge_steps=np.full(len(prompts), edge_steps),
+            handoff_steps=np.full(len(prompts), outcome.handoff_step),
             cloud_seconds=cloud.seconds,
             wall_seconds=wall_seconds,
             edge_step_seconds=edge.seconds / max(edge.num_calls, 1),
-            num_batches=len(outcomes),
         )
+
+
+def _keep(made: Made, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".partial.npz")
+    np.savez_compressed(unfinished, **vars(made))
+    unfinished.replace(path)
+
+
+def _kept(path: Path) -> Made:
+    with np.load(path) as kept:
+        return Made(**{name: kept[name] if kept[name].ndim else kept[name].item() for name in kept.files})
+
+
+def _joined(parts: Sequence[Made]) -> Made:
+    """Return the rows of all parts, one after the other."""
+    return Made(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ROWS},
+        cloud_seconds=sum(part.cloud_seconds for part in parts),
+        wall_seconds=sum(part.wall_seconds for part in parts),
+        edge_step_seconds=float(np.mean([part.edge_step_seconds for part in parts])),
+    )
 
 
 class _Last:

@@ -23,7 +23,6 @@ def _made(latents: np.ndarray, denoised: np.ndarray | None = None) -> Made:
         cloud_seconds=1.0,
         wall_seconds=1.0,
         edge_step_seconds=0.0,
-        num_batches=1,
     )
 
 
