@@ -83,7 +83,7 @@ class CloudLead:
         check_opened: Raises if what was agreed cannot be used here.
         check_state: Raises if the state that the edge is to take over cannot be used here.
         shadow: Told of real steps with their predictions; may end the cloud's lead. None: the plan ends it.
-        deadline_in: Seconds until the edge must take over before a step, to be in time; infinite without a deadline.
+        deadline_in: Seconds until the edge must take over before a step (`Clock`); infinite without a deadline.
     """
 
     def __init__(

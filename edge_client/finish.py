@@ -101,7 +101,7 @@ class Finish:
         self._note(result)
 
     async def _ask(self, cloud: CloudLead, step_index: int, latents: Array) -> Correction | None:
-        seconds = self._clock.seconds_to_takeover(step_index)
+        seconds = self._clock.seconds_to_spare(step_index)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if math.isinf(seconds) else max(0.0, seconds)):
                 if await self._within_budget(cloud):

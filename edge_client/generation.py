@@ -101,7 +101,7 @@ class Generation:
         self._agreement = None if agreement is None else AgreementHandoff(agreement, self._plan)
         # An explicit step is exact: only the loss of the cloud may move it.
         self._may_hand_off_in_time = request.plan_options.handoff_step is None
-        self._clock = Clock(self._plan, edge, deadline_ms=request.plan_options.deadline_ms)
+        self._clock = Clock(self._plan, edge, deadline_ms=request.plan_options.deadline_ms, estimate=decision.estimate)
 
     async def run(self) -> GenerationResult:
         """Return the pictures.
