@@ -58,7 +58,7 @@ class SearchOptions:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Search prompts, one a line [default: models/prompts/search.txt]. Report on others.",
 )
-@click.option("--num-prompts", type=click.IntRange(_MIN_PROMPTS), default=16, show_default=True, help="The first N.")
+@click.option("--num-prompts", type=click.IntRange(_MIN_PROMPTS), default=12, show_default=True, help="The first N.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first prompt; then one up.")
 @click.option("--scheduler", type=click.Choice(tuple(SCHEDULERS)), default="ddim", show_default=True)
 @click.option("--num-inference-steps", type=int, default=DEFAULT_NUM_INFERENCE_STEPS, show_default=True)
