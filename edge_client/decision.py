@@ -27,7 +27,7 @@ class Decision:
             of a plan file.
         why: One line on the choice among searched plans; empty where there was none.
         lines: What the user did not ask for, one line each.
-        expected_error: Of the final latents to all-cloud, as the search measured it; None without a search.
+        expected_error: Of the final latents to all-cloud, as the search measured it; None where it did not.
         estimate: Predicted latency; None without a deadline.
     """
 
@@ -116,7 +116,7 @@ def _searched(found: PlanFile, name: Path, request: GenerationRequest, costs: Co
         origin=name.name,
         why=choice.why,
         lines=(f"no plan meets the deadline: the closest is expected to miss it by {missed:.0f} ms",) if missed else (),
-        expected_error=choice.searched.error,
+        expected_error=choice.error,
         estimate=choice.estimate,
     )
 

@@ -101,7 +101,7 @@ def _made(mode: str, options: PlanOptions, plan_file: Path | None) -> tuple[Plan
         handoff_step=options.handoff_step,
     )
     planned = choice.searched.handoff_step if options.handoff_step is None else options.handoff_step
-    said: dict[str, Any] = {"origin": path.name, "why": choice.why, "expected_error": choice.searched.error}
+    said: dict[str, Any] = {"origin": path.name, "why": choice.why, "expected_error": choice.error}
     said["edge_plan"] = {
         "corrections": choice.edge_plan.corrections,
         "correction_steps": choice.edge_plan.correction_steps,

@@ -32,6 +32,8 @@ class Choice:
         searched: The plan of the file that it comes from.
         plan: The cloud's part.
         edge_plan: The edge's part.
+        error: Of the final latents, as the search measured it; None where nobody measured it: of a cut plan, and of an
+            explicit handoff step before which the edge may not take over.
         estimate: What it is predicted to take; None where no costs were given.
         missed_by_seconds: By how much it is predicted to miss the deadline; 0 where it meets it or there is none.
         why: One plain line.
@@ -40,6 +42,7 @@ class Choice:
     searched: SearchedPlan
     plan: Plan
     edge_plan: EdgePlan
+    error: float | None
     estimate: LatencyEstimate | None
     missed_by_seconds: float
     why: str
@@ -92,6 +95,7 @@ def choose_plan(
         searched=best.searched,
         plan=best.plan,
         edge_plan=best.edge_plan,
+        error=best.error if math.isfinite(best.error) else None,
         estimate=best.estimate,
         missed_by_seconds=missed_by_seconds,
         why=_why(best, allowed, deadline, missed_by_seconds),
@@ -277,7 +281,7 @@ def _candidates(
 
 def _why(best: _Candidate, tolerance: float, deadline_seconds: float, missed_by_seconds: float) -> str:
     calls = f"{best.cloud_calls} cloud call{'' if best.cloud_calls == 1 else 's'}"
-    error = "an error that nobody measured" if best.is_cut else f"an error of {best.error:.3g}"
+    error = f"an error of {best.error:.3g}" if math.isfinite(best.error) else "an error that nobody measured"
     if missed_by_seconds > 0.0:
         return (
             f"no plan meets the deadline of {1000 * deadline_seconds:.0f} ms: the fastest, with {calls} and {error}, "

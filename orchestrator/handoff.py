@@ -104,17 +104,19 @@ class AgreementHandoff:
         """Return one line on a handoff before `next_step`."""
         expected = self.expected_error(next_step)
         if self.scale is None or expected is None:
-            return "nothing was measured: handed off at the plan's bound"
-        where = f"handing off before step {next_step}"
+            return "the shadow measured nothing"
+        measured = f"the models disagree {self.scale:.2f} times as much as on the search prompts"
+        if math.isinf(expected):
+            return f"{measured}: the search knows no error of a handoff before step {next_step}"
         return (
-            f"the models disagree {self.scale:.2f} times as much as on the search prompts: {where} is expected to cost "
-            f"an error of {expected:.3f}, {self._agreement.tolerance:.3f} is allowed"
+            f"{measured}: handing off before step {next_step} is expected to cost an error of {expected:.3f}, "
+            f"{self._agreement.tolerance:.3f} is allowed"
         )
 
     def why_not(self) -> str:
         """Return one line on a cloud that led to the end."""
         if self.scale is None:
-            return "nothing was measured: the cloud led to the end"
+            return "the shadow measured nothing: the cloud led to the end"
         return (
             f"the models disagree {self.scale:.2f} times as much as on the search prompts: no handoff was expected to "
             f"keep the error within {self._agreement.tolerance:.3f}, so the cloud led to the end"

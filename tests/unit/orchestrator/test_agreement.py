@@ -157,11 +157,20 @@ def test_where_the_edge_may_not_take_over_no_error_is_small_enough():
 
 def test_the_report_says_in_a_line_why_it_handed_off():
     policy = AgreementHandoff(agreement(), a_plan())
-    assert policy.why(BOUND) == "nothing was measured: handed off at the plan's bound"
+    assert policy.why(BOUND) == "the shadow measured nothing"
     policy.observe(0, 1.5)
     assert policy.why(9) == (
         "the models disagree 1.50 times as much as on the search prompts: handing off before step 9 "
         "is expected to cost an error of 0.375, 0.500 is allowed"
+    )
+
+
+def test_the_report_says_in_a_line_that_no_error_is_known_for_a_handoff():
+    policy = AgreementHandoff(agreement(tail_error=[math.inf] * 6 + [0.1] * 7), a_plan())
+    policy.observe(0, 1.5)
+    assert policy.why(1) == (
+        "the models disagree 1.50 times as much as on the search prompts: "
+        "the search knows no error of a handoff before step 1"
     )
 
 
@@ -194,6 +203,3 @@ def test_curves_of_another_step_count_are_refused():
 def test_agreement_needs_the_shadow():
     with pytest.raises(ValueError, match="--no-shadow"):
         EdgePlan(agreement=agreement())
-
-
-# ------------------------------------------------------------------------------ the deadline

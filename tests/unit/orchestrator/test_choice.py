@@ -105,6 +105,16 @@ def test_below_every_plans_calls_the_cheapest_is_cut_to_its_first_calls() -> Non
     assert [each.plan.handoff_step for each in cuts.values()] == [4, 3, 1, 0]
     assert [most_calls(each) for each in cuts.values()] == [3, 2, 1, 0]
     assert "2 cloud calls and an error that nobody measured" in cuts[2].why
+    assert [each.error is None for each in cuts.values()] == [False, True, True, True]
+
+
+def test_error_of_an_explicit_handoff_step_is_that_of_its_curve_or_unknown() -> None:
+    plan = FILE.plans[0]
+    step = plan.latest_handoff_step
+    assert choose_plan(FILE, handoff_step=step).error is not None
+    unknown = choose_plan(FILE, handoff_step=0)
+    assert unknown.error is None
+    assert unknown.why.endswith("0 cloud calls and an error that nobody measured")
 
 
 def test_no_calls_leave_the_edge_alone_and_no_shadow() -> None:
