@@ -178,7 +178,7 @@ def _reach(searched: SearchedPlan, num_steps: int) -> int:
     """
     before = [step for step in searched.real_steps if step < searched.handoff_step]
     calls = [*before[-1:], *searched.correction_steps, num_steps]
-    return max(least_reach(num_steps), *(later - earlier for earlier, later in pairwise(calls)))
+    return max([least_reach(num_steps), *(later - earlier for earlier, later in pairwise(calls))])
 
 
 def _real_steps(searched: SearchedPlan, handoff_step: int) -> tuple[int, ...]:

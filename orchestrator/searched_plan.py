@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from orchestrator.edge_plan import RESIDUALS
 from orchestrator.plan import MAX_STEPS, PREDICTORS
 from wire.messages import MIN_WARMUP_STEPS
 
@@ -70,7 +71,7 @@ class SearchedPlan:
         warmup = tuple(range(min(MIN_WARMUP_STEPS, self.latest_handoff_step)))
         if self.real_steps[: len(warmup)] != warmup:
             raise ValueError(f"real_steps must begin with {list(warmup)}, not {list(self.real_steps[: len(warmup)])}")
-        for name, known in (("predictor", PREDICTORS), ("residual", (None, *PREDICTORS))):
+        for name, known in (("predictor", PREDICTORS), ("residual", (None, *RESIDUALS))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, known))}, not {getattr(self, name)!r}")
         if self.fade and len(self.fade) != num_steps:

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from orchestrator.choice import choose_plan
 from orchestrator.search.pareto import earliest_under
 from orchestrator.search.results import Baseline
 from orchestrator.search.run import Findings
@@ -70,13 +71,8 @@ class ProgressBars:
 
 
 def default_plan(plan_file: PlanFile) -> SearchedPlan:
-    """Return the plan with the fewest calls within the default tolerance; where there is none, the best one."""
-    within = [plan for plan in plan_file.plans if plan.error <= plan_file.default_tolerance]
-    return (
-        min(within, key=lambda plan: (plan.cloud_calls, plan.error))
-        if within
-        else min(plan_file.plans, key=lambda plan: plan.error)
-    )
+    """Return the plan that a generation runs where its user bounds nothing."""
+    return choose_plan(plan_file).searched
 
 
 def print_findings(plan_file: PlanFile, findings: Findings, baselines: Sequence[Baseline], max_error: float) -> None:
@@ -115,7 +111,9 @@ def print_findings(plan_file: PlanFile, findings: Findings, baselines: Sequence[
 
 
 def _lines(plan_file: PlanFile, findings: Findings, max_error: float) -> list[str]:
-    lines = [f"* the fewest calls within {plan_file.default_tolerance:g}; calls include corrections"]
+    lines = [
+        f"* what a generation runs by default (tolerance {plan_file.default_tolerance:g}); calls include corrections"
+    ]
     if findings.ranking is not None:
         lines.append(
             f"screen against closed loop: rank correlation {findings.ranking:.3f} over "

@@ -130,6 +130,13 @@ def test_a_bound_keeps_the_corrections_of_a_prompt_that_needs_the_cloud_for_long
     assert (free.plan.handoff_step, bound.plan.handoff_step) == (8, 5)
 
 
+def test_a_plan_that_asks_the_cloud_for_nothing_is_a_plan() -> None:
+    steps = {"real_steps": (), "handoff_step": 0, "latest_handoff_step": 0, "correction_steps": ()}
+    alone = replace(FILE.plans[0], **steps, cloud_calls=0, edge_steps=NUM_STEPS)
+    choice = choose_plan(replace(FILE, plans=(alone,)))
+    assert choice.plan.handoff_step == 0
+
+
 def test_a_deadline_needs_costs() -> None:
     with pytest.raises(ValueError, match="costs"):
         choose_plan(FILE, deadline_seconds=1.0)

@@ -93,6 +93,7 @@ def set_in(content: dict[str, Any], where: str, value: Any) -> None:
         ("plans.0.latest_handoff_step", 4, "latest_handoff_step"),
         ("plans.0.predictor", "magic", "predictor"),
         ("plans.0.residual", "magic", "residual"),
+        ("plans.0.residual", "x0-linear", "residual must be one of"),
         ("plans.0.residual", 3, "residual"),
         ("plans.0.fade", [1.0], "fade"),
         ("plans.0.fade", [1.5] * 8, "fade"),
