@@ -22,8 +22,7 @@ class Residual:
 
     Args:
         predictor: Fresh; extrapolates r. Until it has seen enough, the last r is used as it is.
-        fade: Factor of r~ at each step of the trajectory; None: 1 everywhere. `best_fade` measures the one that fits
-            best in the least-squares sense.
+        fade: Factor of r~ at each step of the trajectory; None: 1 everywhere.
         reach: Steps after the last observation for which r~ is taken at that value; over as many again it goes to 0,
             since an extrapolation that nothing corrects grows without bound. None: for ever.
     """
@@ -35,11 +34,6 @@ class Residual:
         self._last: Tensor | None = None
         self._last_step = 0
         self._num_observations = 0
-
-    @property
-    def num_observations(self) -> int:
-        """Steps at which both models were seen."""
-        return self._num_observations
 
     def observe(self, step_index: int, cloud: Tensor, edge: Tensor, latents: Tensor) -> None:
         """Take both predictions made at `step_index` on `latents`; indices rise from call to call."""
@@ -66,14 +60,3 @@ class Residual:
             return fade
         beyond = (step_index - self._last_step - self._reach) / self._reach
         return fade * min(1.0, max(0.0, 1.0 - beyond))
-
-
-def best_fade(residuals: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the factor that brings extrapolated residuals nearest to true ones, clamped to 0..1.
-
-    Args:
-        residuals: (true r, extrapolated r~) at one step, for several prompts.
-    """
-    along = sum(float((true * guessed).sum()) for true, guessed in residuals)
-    length = sum(float(guessed.square().sum()) for _, guessed in residuals)
-    return min(max(along / length, 0.0), 1.0) if length > 0.0 else 0.0

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from diffusion.predictors import make_predictor
-from diffusion.residual import Residual, best_fade
+from diffusion.residual import Residual
 from diffusion.schedule import Schedule
 
 SHAPE = (2, 3, 4, 4)
@@ -62,14 +62,6 @@ def test_fade_scales_the_residual_step_by_step(schedule: Schedule) -> None:
     residual.observe(1, cloud, edge, edge)
     for step, share in ((4, 0.0), (5, 0.5), (6, 1.0)):
         torch.testing.assert_close(residual.correct(step, edge, edge), edge + share * (cloud - edge))
-
-
-def test_best_fade_is_the_least_squares_factor_within_bounds() -> None:
-    guessed = draw(0)
-    assert best_fade([(0.4 * guessed, guessed), (0.4 * draw(1), draw(1))]) == pytest.approx(0.4)
-    assert best_fade([(3.0 * guessed, guessed)]) == 1.0
-    assert best_fade([(-guessed, guessed)]) == 0.0
-    assert best_fade([(guessed, torch.zeros(SHAPE))]) == 0.0
 
 
 def test_correcting_changes_neither_the_inputs_nor_later_answers(schedule: Schedule) -> None:
