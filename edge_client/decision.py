@@ -57,7 +57,7 @@ def decide(
         costs: What things take now; None without a deadline.
 
     Raises:
-        ValueError: An explicit `--plan` that does not fit the pair, the scheduler, the step count or the guidance.
+        ValueError: An explicit `--plan` that does not fit the pair, the scheduler or the step count.
         OSError: It cannot be read.
     """
     options = request.plan_options
