@@ -32,8 +32,8 @@ class Choice:
         searched: The plan of the file that it comes from.
         plan: The cloud's part.
         edge_plan: The edge's part.
-        error: Of the final latents, as the search measured it; None where nobody measured it: of a cut plan, and of an
-            explicit handoff step before which the edge may not take over.
+        error: Of the final latents, as the search measured it; None where nobody measured it: of a cut plan, of an
+            explicit handoff step before which the edge may not take over, without the plan's corrections or shadow.
         estimate: What it is predicted to take; None where no costs were given.
         missed_by_seconds: By how much it is predicted to miss the deadline; 0 where it meets it or there is none.
         why: One plain line.
@@ -95,7 +95,7 @@ def choose_plan(
         searched=best.searched,
         plan=best.plan,
         edge_plan=best.edge_plan,
-        error=best.error if math.isfinite(best.error) else None,
+        error=best.error if best.is_as_searched and math.isfinite(best.error) else None,
         estimate=best.estimate,
         missed_by_seconds=missed_by_seconds,
         why=_why(best, allowed, deadline, missed_by_seconds),
@@ -223,6 +223,14 @@ class _Candidate:
         """Predicted; 0 where no costs were given."""
         return 0.0 if self.estimate is None else self.estimate.total_seconds
 
+    @property
+    def is_as_searched(self) -> bool:
+        """Whether the edge shadows and corrects as it did in the search."""
+        own = "planned" if self.searched.correction_steps else "none"
+        whole = self.plan.handoff_step == self.plan.num_inference_steps and self.edge_plan.agreement is None
+        shadows = self.edge_plan.shadow or self.searched.residual is None
+        return whole or (shadows and self.edge_plan.corrections == own)
+
 
 def _candidate(
     searched: SearchedPlan,
@@ -281,14 +289,15 @@ def _candidates(
 
 def _why(best: _Candidate, tolerance: float, deadline_seconds: float, missed_by_seconds: float) -> str:
     calls = f"{best.cloud_calls} cloud call{'' if best.cloud_calls == 1 else 's'}"
-    error = f"an error of {best.error:.3g}" if math.isfinite(best.error) else "an error that nobody measured"
+    aside = "" if best.is_as_searched else " with the shadow and the plan's own corrections"
+    error = f"an error of {best.error:.3g}{aside}" if math.isfinite(best.error) else "an error that nobody measured"
     if missed_by_seconds > 0.0:
         return (
             f"no plan meets the deadline of {1000 * deadline_seconds:.0f} ms: the fastest, with {calls} and {error}, "
             f"will miss it by about {1000 * missed_by_seconds:.0f} ms"
         )
     if best.error <= tolerance:
-        return f"{calls} are the fewest that keep the error within {tolerance:g}: about {best.error:.3g}"
+        return f"{calls} are the fewest that keep the error within {tolerance:g}: about {best.error:.3g}{aside}"
     limit = "" if math.isinf(deadline_seconds) else f" in {1000 * deadline_seconds:.0f} ms"
     return (
         f"no plan that may be run reaches an error of {tolerance:g}{limit}: the most exact one has {calls} and {error}"

@@ -130,6 +130,18 @@ def test_a_bound_keeps_the_corrections_of_a_prompt_that_needs_the_cloud_for_long
     assert (free.plan.handoff_step, bound.plan.handoff_step) == (8, 5)
 
 
+def test_without_the_searchs_shadow_or_corrections_no_error_is_claimed() -> None:
+    plan = replace(FILE, plans=(FILE.plans[1],))
+    assert choose_plan(plan, tolerance=0.2).error == FILE.plans[1].error
+    for choice in (
+        choose_plan(plan, tolerance=0.2, corrections="none"),
+        choose_plan(plan, tolerance=0.2, corrections="final"),
+        choose_plan(plan, tolerance=0.2, shadow=False),
+    ):
+        assert choice.error is None
+        assert choice.why.endswith("about 0.1 with the shadow and the plan's own corrections")
+
+
 def test_a_plan_that_asks_the_cloud_for_nothing_is_a_plan() -> None:
     steps = {"real_steps": (), "handoff_step": 0, "latest_handoff_step": 0, "correction_steps": ()}
     alone = replace(FILE.plans[0], **steps, cloud_calls=0, edge_steps=NUM_STEPS)
