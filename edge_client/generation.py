@@ -219,24 +219,21 @@ class Generation:
             recorder.handoff_why = "" if self._agreement is None else self._agreement.why_not()
             return
         recorder.hand_off(lead.reason, step)
+        line = ""
         if lead.lost is not None:
             line = f"{_words(lead.reason)} ({lead.lost}): the edge goes on from step {step} of {num_steps}"
-            recorder.fall_back(f"{line}; {restart}" if restarts else line)
         elif lead.reason is HandoffReason.DEADLINE:
             line = f"the deadline leaves the cloud no more time: the edge goes on from step {step} of {num_steps}"
-            recorder.fall_back(f"{line}; {restart}" if restarts else line)
         elif restarts:
-            recorder.fall_back(f"the cloud handed over at step {step} without the solver's history; {restart}")
+            line = f"the cloud handed over at step {step} without the solver's history"
+        if line:
+            recorder.fall_back(f"{line}; {restart}" if restarts else line)
         if recorder.shadow_skipped:
             total = recorder.shadow_skipped + len(recorder.disagreements)
             recorder.fall_back(f"the edge is too slow to shadow: it skipped {recorder.shadow_skipped} of {total} steps")
         if self._agreement is not None:
-            self._note_agreement(self._agreement, step)
-
-    def _note_agreement(self, agreement: AgreementHandoff, step: int) -> None:
-        recorder = self._recorder
-        recorder.expected_error = agreement.expected_error(step)
-        recorder.handoff_why = agreement.why(step)
+            recorder.expected_error = self._agreement.expected_error(step)
+            recorder.handoff_why = self._agreement.why(step)
 
     def _note_deadline(self) -> None:
         late = -self._clock.seconds_left()
