@@ -110,12 +110,18 @@ def _searched(found: PlanFile, name: Path, request: GenerationRequest, costs: Co
         handoff_step=options.handoff_step,
     )
     missed = choice.missed_by_seconds * 1000
+    lines = [f"no plan meets the deadline: the closest is expected to miss it by {missed:.0f} ms"] if missed else []
+    if request.guidance_scale != found.guidance_scale:
+        lines.append(
+            f"the plans of {name.name} were searched at guidance {found.guidance_scale:g}, not at "
+            f"{request.guidance_scale:g}: their errors are not those to expect"
+        )
     return Decision(
         plan=choice.plan,
         edge_plan=choice.edge_plan,
         origin=name.name,
         why=choice.why,
-        lines=(f"no plan meets the deadline: the closest is expected to miss it by {missed:.0f} ms",) if missed else (),
+        lines=tuple(lines),
         expected_error=choice.error,
         estimate=choice.estimate,
     )

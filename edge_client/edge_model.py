@@ -50,6 +50,7 @@ class EdgeModel:
         loop = asyncio.get_running_loop()
         try:
             model = await loop.run_in_executor(executor, lambda: load_model(path_or_id, device=device, dtype=dtype))
+            await loop.run_in_executor(executor, _warm_up, model)
         except BaseException:
             executor.shutdown(wait=False)
             raise
@@ -153,6 +154,14 @@ class Typical:
     def add(self, seconds: float) -> None:
         """Take in one measurement."""
         self._recent.append(seconds)
+
+
+def _warm_up(model: Model) -> None:
+    """Encode and decode once, small: the first call of each sets things up, and the shadow waits for the prompt."""
+    model.encode_prompt("", guided=False)
+    side = 8  # latent pixels: enough to meet every layer
+    shape = (1, model.info.latent_channels, side, side)
+    model.decode(torch.zeros(shape, device=model.device, dtype=model.dtype))
 
 
 class _Stopped(Exception):

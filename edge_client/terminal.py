@@ -145,7 +145,8 @@ def print_results(reports: Sequence[Report], written: Sequence[str]) -> None:
         console.print(steps, soft_wrap=True)
     console.print(Text(f"{'':>8}  {LEGEND}", "dim"))
     for report in reports:
-        if report["shadow"] is not None and report["shadow"]["why"]:
-            console.print(Text(f'"{report["prompt"]}": {report["shadow"]["why"]}', "dim"), soft_wrap=True)
+        shadow = report["shadow"] or {}
+        for why in filter(None, (report["plan"].get("why"), shadow.get("why"))):
+            console.print(Text(f'"{report["prompt"]}": {why}', "dim"), soft_wrap=True)
     for name in written:
         console.print(f"wrote {name}", markup=False, soft_wrap=True)
