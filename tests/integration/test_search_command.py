@@ -68,9 +68,10 @@ def test_search_writes_plans_that_give_what_they_say(search, tmp_path: Path) -> 
 
 
 def test_an_interrupted_search_says_how_to_go_on_and_does(programs: Programs, search, tmp_path: Path) -> None:
-    arguments = (*MODELS, *SMALL, "-o", "plan.json")
+    arguments = (*MODELS, *SMALL, "--num-inference-steps", "12", "-o", "plan.json")
+    long = ("--rounds", "5", "--confirm", "30")  # or a quick machine is done before the signal comes
     partial = tmp_path / "plan.json.partial"
-    program = programs.forked("orchestrator", "search", *arguments, folder=tmp_path)
+    program = programs.forked("orchestrator", "search", *arguments, *long, folder=tmp_path)
     wait_until(lambda: partial.exists() and len(json.loads(partial.read_text())["results"]) > 1, "first results")
     program.signal(signal.SIGINT)
     done = program.wait()
