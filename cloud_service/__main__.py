@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from pathlib import Path
 
 import click
 
-from cloud_service.config import Address, ServerConfig, TlsFiles
-from cloud_service.logs import LOGGER_NAME, configure_logging
-
-_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
-
-
-def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> Address:
-    try:
-        return Address.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
+from cloud_service.config import LOGGER_NAME, ServerConfig
+from wire.options import with_options
+from wire.serving.command_line import (
+    PROCESS_OPTIONS,
+    TLS_OPTIONS,
+    TOKEN_OPTIONS,
+    listen_options,
+    read_token,
+    run_service,
+    tls_files,
+)
+from wire.serving.logs import configure_logging
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -51,22 +50,7 @@ Ask it from elsewhere with `edge-client probe --cloud HOST:PORT`.
 
 @cli.command(help=_SERVE_HELP)
 @click.option("--model", metavar="PATH_OR_ID", help="Diffusers folder or hub id.  [default: the bundled cloud model]")
-@click.option(
-    "--listen",
-    metavar="HOST:PORT",
-    callback=_address,
-    default="127.0.0.1:50051",
-    show_default=True,
-    help="Port 0: any free one.",
-)
-@click.option(
-    "--metrics-listen",
-    metavar="HOST:PORT",
-    callback=_address,
-    default="127.0.0.1:9101",
-    show_default=True,
-    help="For Prometheus.",
-)
+@with_options(listen_options("127.0.0.1:50051", "127.0.0.1:9101"))
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--dtype",
@@ -79,22 +63,7 @@ Ask it from elsewhere with `edge-client probe --cloud HOST:PORT`.
 @click.option(
     "--max-sessions", type=click.IntRange(1), default=16, show_default=True, help="Sessions that run at once."
 )
-@click.option("--tls-cert", type=_FILE, help="PEM; with --tls-key.")
-@click.option("--tls-key", type=_FILE, help="PEM.")
-@click.option("--tls-client-ca", type=_FILE, help="PEM; clients must show a certificate that it signed.")
-@click.option("--auth-token-file", type=_FILE, help="Clients must send this token.")
-@click.option("--allow-plaintext-token", is_flag=True, help="Let the token cross a network without TLS.")
-@click.option(
-    "--grace-seconds",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="How long running sessions may go on after SIGTERM.",
-)
-@click.option("--exit-with-stdin", is_flag=True, help="Drain and exit when standard input ends.")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@with_options(TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
 def serve(
     model: str | None,
     tls_cert: Path | None,
@@ -105,7 +74,7 @@ def serve(
     **options: object,
 ) -> int:
     """Run `cloud-service serve`; the options are explained in its help."""
-    tls, token = _tls(tls_cert, tls_key, tls_client_ca), _token(auth_token_file)
+    tls, token = tls_files(tls_cert, tls_key, tls_client_ca), read_token(auth_token_file)
     try:
         config = ServerConfig(
             model=model if model is not None else _bundled_model(),
@@ -124,63 +93,18 @@ def _bundled_model() -> str:
     return str(bundled_pair().cloud)
 
 
-def _tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> TlsFiles | None:
-    if cert is not None and key is not None:
-        return TlsFiles(cert=cert, key=key, client_ca=client_ca)
-    if cert or key or client_ca:
-        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
-    return None
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    token = file.read_text().strip()
-    if not token:
-        raise click.UsageError(f"the token file {file} is empty")
-    return token
-
-
 def _serve(config: ServerConfig, log_level: str) -> int:
     import asyncio
 
     from cloud_service.server import run
 
-    configure_logging(log_level)
+    configure_logging(LOGGER_NAME, log_level)
     return asyncio.run(run(config))
 
 
 def main() -> None:
     """Run the command line; every error is one plain line on stderr."""
-    # Read when grpc and torch are imported. Nothing forks here, and errors are told in our own words. OpenMP's idle
-    # threads would spin for their next task: beside any other busy process a step then takes up to 30 times as long.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        exit_code = cli.main(prog_name="cloud-service", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        exit_code = 2
-    except click.ClickException as error:
-        exit_code = _failed(error.format_message(), 2)
-    except (OSError, ValueError, MemoryError) as error:
-        exit_code = _failed(str(error), 1)
-    except KeyboardInterrupt:
-        exit_code = 130
-    except Exception as error:
-        logging.getLogger(LOGGER_NAME).exception("the service failed")
-        exit_code = _failed(f"unexpected {type(error).__name__}: {error}", 1)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # A model that is still loading on its thread would hold up the interpreter's orderly end.
-    os._exit(exit_code)
-
-
-def _failed(message: str, exit_code: int) -> int:
-    first_line = message.partition("\n")[0]
-    print(f"error: {first_line}", file=sys.stderr)
-    return exit_code
+    run_service(cli, "cloud-service", logging.getLogger(LOGGER_NAME))
 
 
 if __name__ == "__main__":

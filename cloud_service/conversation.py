@@ -15,9 +15,8 @@ from typing import TypeAlias, TypeVar
 import grpc.aio
 
 from cloud_service.admission import check_header, check_open
-from cloud_service.config import Timings
+from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.engine import Engine, Served
-from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
 from cloud_service.outbox import Outbox, tensor_bytes
 from cloud_service.registry import Registry

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cloud_service.config import Timings
-from cloud_service.logs import LOGGER_NAME
+from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.session import SessionEvent

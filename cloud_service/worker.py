@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
+from cloud_service.config import LOGGER_NAME
 from cloud_service.generation import Generation, Need
-from cloud_service.logs import LOGGER_NAME
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.scheduling import Candidate, by_waiting_time, pick_turn

@@ -26,10 +26,10 @@ from edge_client.options import (
     PICTURE_OPTIONS,
     PLAN_OPTIONS,
     PROBE_OPTIONS,
-    with_options,
 )
 from edge_client.outcome import Interrupted, InterruptibleGroup, plain_text, run_to_end
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, MODES
+from wire.options import with_options
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from orchestrator.edge_plan import CORRECTIONS
 from orchestrator.plan import PREDICTORS, parse_steps
 from orchestrator.refresh import REFRESH_POLICIES
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class OutputFile(click.Path):
@@ -179,15 +176,3 @@ PROBE_OPTIONS = (
     ),
     *CREDENTIAL_OPTIONS,
 )
-
-
-def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
-    """Return a decorator that adds the groups' options, in order."""
-
-    def decorate(command: Command) -> Command:
-        for group in reversed(groups):
-            for option in reversed(group):
-                command = option(command)
-        return command
-
-    return decorate

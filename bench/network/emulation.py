@@ -15,7 +15,7 @@ import struct
 from collections.abc import Awaitable, Callable
 
 from bench.network.link import Link
-from cloud_service.config import Address
+from wire.serving.address import Address
 
 # Of each of the proxy's sockets; Linux doubles it. Kept small: what waits in there is no part of the emulated queue.
 _SOCKET_BUFFER_BYTES = 64 * 1024

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc.aio
 import torch
 
-from cloud_service.config import Address, ServerConfig
+from cloud_service.config import ServerConfig
 from cloud_service.server import CloudServer
 from diffusion.loading import load_model
 from diffusion.model import Evaluation, Model
@@ -37,6 +37,7 @@ from wire.messages import (
     ServerMessage,
     Step,
 )
+from wire.serving.address import Address
 from wire.tensors import TensorSpec
 
 DATA = Path(__file__).parents[1] / "data"

@@ -11,14 +11,15 @@ import pytest
 from cloud_harness import DATA, Stream, always, open_channel, opening, running_cloud
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud_service.config import Address, Timings, TlsFiles
-from cloud_service.logs import LOGGER_NAME
+from cloud_service.config import LOGGER_NAME, Timings
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
 from wire.convert import decode_description
 from wire.errors import LimitExceeded, NotServing, Unauthenticated, from_status
 from wire.messages import Codec, Finished, Limits
+from wire.serving.address import Address
+from wire.serving.tls import TlsFiles
 
 TLS = DATA / "tls"
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -17,13 +17,13 @@ import pytest
 from cloud_harness import CLOUD_MODEL, DATA, Stream, always, open_channel, opening
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cloud_service.config import Address
 from harness.cloud import Cloud, StartCloud
 from harness.model_variants import copy_model
 from harness.programs import Finished, Programs
 from harness.waiting import wait_until
 from wire.errors import NotServing
 from wire.messages import Close, HandedOff, Step
+from wire.serving.address import Address
 
 PORTS = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
 TLS = ("--tls-cert", str(DATA / "tls" / "server.pem"), "--tls-key", str(DATA / "tls" / "server.key"))

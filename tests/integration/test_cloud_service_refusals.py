@@ -11,8 +11,7 @@ import pytest_asyncio
 import zstandard
 from cloud_harness import Cloud, Stream, always, open_channel, opening, running_cloud
 
-from cloud_service.config import Timings
-from cloud_service.logs import LOGGER_NAME
+from cloud_service.config import LOGGER_NAME, Timings
 from protos import ecdiff_v1_pb2 as pb
 from wire.convert import encode_client
 from wire.errors import (

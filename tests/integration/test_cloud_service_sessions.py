@@ -13,8 +13,7 @@ import pytest
 import torch
 from cloud_harness import Cloud, Stream, always, ecdiff, letters, open_channel, opening, running_cloud
 
-from cloud_service.config import Timings
-from cloud_service.logs import LOGGER_NAME
+from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.registry import PARKED_PER_RUNNING
 from diffusion.model import Evaluation
 from wire.convert import encode_client

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cloud_service.config import Address, ServerConfig, Timings, TlsFiles
+from cloud_service.config import ServerConfig, Timings
+from wire.serving.address import Address
+from wire.serving.tls import TlsFiles
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "cloud.example:65535"])

@@ -7,7 +7,6 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-LOGGER_NAME = "cloud_service"
 _PLAIN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -27,9 +26,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str)
 
 
-def configure_logging(level: str) -> None:
-    """Send this service's records of `level` and above, and everyone's warnings, to stderr as JSON lines."""
+def configure_logging(name: str, level: str) -> None:
+    """Send the records of logger `name` from `level` on, and everyone's warnings, to stderr as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(LOGGER_NAME).setLevel(level.upper())
+    logging.getLogger(name).setLevel(level.upper())

@@ -1,0 +1,1 @@
+"""What the process of every service is: ports, health, metrics, TLS, token, logs, signals (docs/adr/0010)."""
