@@ -95,7 +95,7 @@ def search(**options: Any) -> None:
     Writes the plan file and, beside it, a plot (PNG and SVG). An interrupted search goes on where it was when it is
     started again with the same options: what was measured stands in OUTPUT.partial.
 
-    With the defaults the bundled pair took 15 minutes on two busy cores. More time buys: --num-prompts, narrower
+    With the defaults the bundled pair takes five minutes on two cores. More time buys: --num-prompts, narrower
     intervals and plans that fit other prompts better; --rounds and --confirm, a last few per cent of error at few
     calls.
 
