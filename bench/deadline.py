@@ -26,12 +26,13 @@ from bench.intervals import quantile_interval
 from bench.machine import RESULTS, facts, write_results
 from bench.network import LINKS, network_process
 from edge_client import EdgeClient
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from edge_client.local_cloud import LocalCloud
 from edge_client.report import Report
 from edge_client.request import GenerationRequest
 from models import read_prompts
 from orchestrator.plan import PlanOptions
+from wire.credentials import Credentials
 
 BOUND_RATIO = 0.1
 LOAD_SECONDS = 120.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
-    from edge_client.cloud_link import Credentials
     from edge_client.generation import GenerationResult
+    from wire.credentials import Credentials
 
 __all__ = ["Credentials", "EdgeClient", "GenerationResult"]
 
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "EdgeClient": "edge_client.client",
-    "Credentials": "edge_client.cloud_link",
+    "Credentials": "wire.credentials",
     "GenerationResult": "edge_client.generation",
 }
 

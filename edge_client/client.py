@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from diffusion.compatibility import check_pair
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import Patience
 from edge_client.decision import Decision, decide
 from edge_client.edge_model import EdgeModel
@@ -26,6 +26,7 @@ from orchestrator.cost import Costs, LatencyEstimate
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import DEFAULT_MODE, PlanOptions
+from wire.credentials import Credentials
 from wire.errors import EcdiffError, IncompatibleModels
 
 # A service of our own may be downloading its model; its end is noticed at once.

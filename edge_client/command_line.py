@@ -12,8 +12,8 @@ from orchestrator.plan import CLOUD_MODES
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
-    from edge_client.cloud_link import Credentials
     from edge_client.request import GenerationRequest
+    from wire.credentials import Credentials
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def read_addresses(options: dict[str, Any]) -> tuple[str, ...]:
 
 def read_credentials(options: dict[str, Any]) -> Credentials:
     """Return the credentials, tried on every address."""
-    from edge_client.cloud_link import Credentials
+    from wire.credentials import Credentials
 
     credentials = Credentials(
         token_file=options["auth_token_file"],

@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from edge_client.cloud_link import BURST_PROBES, CloudLink, is_loopback
+from edge_client.cloud_link import BURST_PROBES, CloudLink
 from edge_client.edge_model import EdgeModel, Typical
 from edge_client.local_cloud import usable_cores
 from orchestrator.cost import Costs
+from wire.credentials import is_loopback
 from wire.messages import DType, Source, Step
 
 # Enough to be told from the round trip on a narrow link, little enough not to be waited for there.

@@ -6,9 +6,10 @@ import math
 
 from rich.console import Console
 
-from edge_client.cloud_link import BANDWIDTH_BYTES, CloudLink, Credentials
+from edge_client.cloud_link import BANDWIDTH_BYTES, CloudLink
 from edge_client.request import REMOTE_WAIT_SECONDS
 from edge_client.terminal import kib
+from wire.credentials import Credentials
 
 NUM_PROBES = 20
 NUM_TRANSFERS = 3

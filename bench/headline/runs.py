@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from bench.network import network_process
 from edge_client import EdgeClient
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from edge_client.local_cloud import LocalCloud
 from edge_client.report import Report
 from orchestrator.handoff import HandoffReason
 from orchestrator.plan import MODES
+from wire.credentials import Credentials
 
 LOOPBACK = "loopback"
 """The link with nothing in between: not even the emulation."""

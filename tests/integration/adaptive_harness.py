@@ -16,7 +16,7 @@ from bench.network import EmulatedNetwork, Link
 from diffusion.loading import load_model
 from diffusion.model import Model
 from edge_client import EdgeClient, GenerationResult
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from edge_client.decision import decide
 from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
@@ -25,6 +25,7 @@ from harness.searched import STEPS, plan_file
 from orchestrator.in_process import InProcessPair, Outcome
 from orchestrator.plan import PlanOptions
 from orchestrator.searched_plan import SearchedPlan
+from wire.credentials import Credentials
 from wire.messages import Description
 
 PROMPT, SEED = "a cat", 5

@@ -10,11 +10,12 @@ import pytest_asyncio
 import torch
 
 from edge_client import EdgeClient
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from harness.cloud import Cloud, RunEdge, StartCloud
 from harness.gate import Gate
 from harness.programs import Finished, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL, ReferencePair
+from wire.credentials import Credentials
 from wire.messages import Description
 
 FREE_PORTS = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")

@@ -21,13 +21,14 @@ from cloud_harness import tiny_model
 
 from diffusion.loading import load_model
 from edge_client import EdgeClient, GenerationResult
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from edge_client.decision import decide
 from harness.cloud import StartCloud
 from harness.model_variants import copy_model
 from harness.reference import EDGE_MODEL, TOLERANCE, distance
 from harness.searched import plan_file, searched
 from orchestrator.in_process import InProcessPair, Outcome
+from wire.credentials import Credentials
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -10,13 +10,14 @@ import torch
 
 from bench.network import EmulatedNetwork, Link
 from edge_client import EdgeClient
-from edge_client.cloud_link import CloudLink, Credentials
+from edge_client.cloud_link import CloudLink
 from edge_client.edge_model import EdgeModel
 from edge_client.local_cloud import half_of_the_cores, usable_cores
 from edge_client.measured_costs import MeasuredCosts
 from harness.cloud import Cloud
 from harness.reference import EDGE_MODEL
 from harness.waiting import eventually
+from wire.credentials import Credentials
 from wire.messages import Source, Step
 
 
