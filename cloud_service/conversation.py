@@ -23,6 +23,7 @@ from cloud_service.registry import Registry
 from cloud_service.request import Request
 from cloud_service.session import Session
 from protos import ecdiff_v1_pb2 as pb
+from wire.clock import stamp_seconds
 from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_server
 from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, NotServing, ProtocolError
 from wire.framing import Assembler, fragments
@@ -186,7 +187,7 @@ class Conversation:
     async def _read(self, session: Session) -> None:
         try:
             async for encoded in self._incoming:
-                received_at = time.time()
+                received_at = stamp_seconds()
                 session.last_heard = time.monotonic()
                 decode = functools.partial(decode_client, encoded, specs=self._specs, observe=self._observe)
                 self._take(await _off_loop(decode, encoded.ByteSize()), session, received_at)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import deque
 from collections.abc import Callable
 
+from wire.clock import stamp_seconds
 from wire.messages import Correction, Finished, HandedOff, Opened, Pong, PromptEmbeds, ServerMessage, Step
 
 
@@ -48,7 +48,7 @@ class Outbox:
         """Return the next message that may be sent now, or None."""
         if self._pong is not None:
             pong, self._pong = self._pong, None
-            return dataclasses.replace(pong, t2=time.time())
+            return dataclasses.replace(pong, t2=stamp_seconds())
         if not self._messages:
             return None
         head = self._messages[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffusion.predictors import PREDICTORS
 from diffusion.schedulers import SCHEDULERS
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
+from wire.clock import stamp_seconds
 from wire.codecs import CODECS
 from wire.convert import encode_description
 from wire.errors import LimitExceeded
@@ -52,7 +52,7 @@ class CloudDenoiser(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
 
     async def Probe(self, request: pb.ProbeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.ProbeResponse:
         """Answer with time stamps, and as much padding as was asked for."""
-        return await answer(context, _log, self._probe(request, received_at=time.time()))
+        return await answer(context, _log, self._probe(request, received_at=stamp_seconds()))
 
     async def _describe(self) -> pb.DescribeResponse:
         service = self._service
@@ -76,4 +76,4 @@ class CloudDenoiser(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         if max(request.response_padding, len(request.padding)) > _MAX_PADDING_BYTES:
             raise LimitExceeded(f"a probe carries at most {_MAX_PADDING_BYTES} bytes of padding each way")
         padding = bytes(request.response_padding)
-        return pb.ProbeResponse(t0=request.t0, t1=received_at, t2=time.time(), padding=padding)
+        return pb.ProbeResponse(t0=request.t0, t1=received_at, t2=stamp_seconds(), padding=padding)

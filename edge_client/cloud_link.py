@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
 from protos.ecdiff_v1_pb2_grpc import CloudDenoiserStub
+from wire.clock import stamp_seconds
 from wire.convert import decode_description
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, NotServing, Unauthenticated, VersionMismatch, from_status
@@ -144,10 +145,10 @@ class CloudLink:
         Raises:
             EcdiffError: The cloud did not answer.
         """
-        t0 = time.time()
+        t0 = stamp_seconds()
         request = pb.ProbeRequest(t0=t0, response_padding=padding_bytes)
         answer = await self._unary(self._probe_stub.Probe, request, "the cloud is gone", self.metadata)
-        sample = ProbeSample(t0=t0, t1=answer.t1, t2=answer.t2, t3=time.time())
+        sample = ProbeSample(t0=t0, t1=answer.t1, t2=answer.t2, t3=stamp_seconds())
         if padding_bytes:
             beyond_rtt = sample.rtt_seconds - self.estimate.rtt_quantile_seconds(0.0)
             self.estimate.add_transfer(padding_bytes, max(beyond_rtt, 1e-6))

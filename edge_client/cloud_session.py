@@ -17,6 +17,7 @@ from edge_client.stream_end import StreamEnd
 from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import FRAGMENT_BYTES, PING_SECONDS
+from wire.clock import stamp_seconds
 from wire.convert import ServerSpecs, decode_server, encode_client
 from wire.errors import InvalidRequest, LimitExceeded, NotServing, ProtocolError, VersionMismatch
 from wire.framing import Assembler, fragments
@@ -191,7 +192,7 @@ class CloudSession:
                 received = await self._read()
             except (grpc.aio.AioRpcError, StopAsyncIteration):
                 raise await self._end.error() from None
-            self.received_at = time.time()
+            self.received_at = stamp_seconds()
             self.bytes_received += received.ByteSize()
             try:
                 whole = self._assembler.push(received)
@@ -248,7 +249,7 @@ class CloudSession:
 
     async def _ping(self) -> None:
         while True:
-            self.send(Ping(t0=time.time()))
+            self.send(Ping(t0=stamp_seconds()))
             await asyncio.sleep(PING_SECONDS)
 
     def say_close(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 
 class Scrape:
@@ -27,6 +29,21 @@ class Scrape:
         """Return one sample's value; 0 where there is no such series."""
         values = [sample.value for sample in self._samples if sample.name == name and sample.labels == labels]
         return float(values[0]) if values else 0.0
+
+    def smallest_full_bucket(self, name: str) -> dict[tuple[str, ...], float]:
+        """Return, for each set of labels of a histogram that has samples, the bucket that holds all of them."""
+        found: dict[tuple[str, ...], float] = {}
+        counts = {self._key(sample): sample.value for sample in self._samples if sample.name == f"{name}_count"}
+        for sample in self._samples:
+            key = self._key(sample)
+            if sample.name == f"{name}_bucket" and counts[key] and sample.value == counts[key]:
+                found[key] = min(found.get(key, math.inf), float(sample.labels["le"]))
+        assert found, f"{name} has no sample"
+        return found
+
+    @staticmethod
+    def _key(sample: Sample) -> tuple[str, ...]:
+        return tuple(f"{label}={value}" for label, value in sorted(sample.labels.items()) if label != "le")
 
     def names(self) -> set[str]:
         """Return the names of all samples."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
 from wire.channel import SERVER_OPTIONS
+from wire.clock import stamp_seconds
 from wire.convert import ClientSpecs, decode_client, encode_description, encode_server
 from wire.errors import EcdiffError, to_status
 from wire.messages import (
@@ -90,7 +90,7 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         return encode_description(self._description)
 
     async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:
-        return pb.ProbeResponse(t0=request.t0, t1=time.time(), t2=time.time())
+        return pb.ProbeResponse(t0=request.t0, t1=stamp_seconds(), t2=stamp_seconds())
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:
         opening = decode_client(await context.read(), specs=ClientSpecs())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 import grpc
 import pytest
@@ -15,6 +14,7 @@ from cloud_service.config import LOGGER_NAME, Timings
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
+from wire.clock import stamp_seconds
 from wire.convert import decode_description
 from wire.errors import LimitExceeded, NotServing, Unauthenticated, from_status
 from wire.messages import Codec, Finished, Limits
@@ -95,9 +95,9 @@ async def test_describe_tells_model_limits_and_load() -> None:
 
 async def test_a_probe_is_stamped_and_padded_within_its_cap() -> None:
     async with running_cloud() as cloud, open_channel(cloud.address) as stub:
-        before = time.time()
+        before = stamp_seconds()
         answer = await stub.Probe(pb.ProbeRequest(t0=before, padding=bytes(1000), response_padding=2000))
-        assert before == answer.t0 <= answer.t1 <= answer.t2 <= time.time()
+        assert before == answer.t0 <= answer.t1 <= answer.t2 <= stamp_seconds()
         assert len(answer.padding) == 2000
         assert isinstance(await failure(stub.Probe(pb.ProbeRequest(response_padding=2**20 + 1))), LimitExceeded)
         assert isinstance(await failure(stub.Probe(pb.ProbeRequest(padding=bytes(2**20 + 1)))), LimitExceeded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from protos import ecdiff_v1_pb2 as pb
+from wire.clock import stamp_seconds
 from wire.convert import checks
 from wire.convert.parts import (
     ServerSpecs,
@@ -60,14 +61,14 @@ def encode_server(message: ServerMessage, *, codec: Codec, observe: CodecObserve
             handed_off = pb.HandedOff(
                 state=state, totals=totals, wait_seconds=message.wait_seconds, encode_seconds=encode_seconds
             )
-            handed_off.sent_at = time.time()
+            handed_off.sent_at = stamp_seconds()
             return pb.ServerMessage(handed_off=handed_off)
         case Finished():
             state, totals, encode_seconds = _encode_end(message, writer)
             finished = pb.Finished(
                 state=state, totals=totals, wait_seconds=message.wait_seconds, encode_seconds=encode_seconds
             )
-            finished.sent_at = time.time()
+            finished.sent_at = stamp_seconds()
             return pb.ServerMessage(finished=finished)
         case Correction():
             return pb.ServerMessage(correction=_encode_correction(message, writer))
@@ -193,7 +194,7 @@ def _encode_step(message: Step, writer: TensorWriter) -> pb.Step:
     if message.prediction is not None:
         step.prediction.CopyFrom(writer.lossy(message.prediction, Scaling.PREDICTION))
     step.encode_seconds = time.perf_counter() - started
-    step.sent_at = time.time()
+    step.sent_at = stamp_seconds()
     return step
 
 

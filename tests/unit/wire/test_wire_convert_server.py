@@ -1,6 +1,5 @@
 import dataclasses
 import math
-import time
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from wire_samples import (
 )
 
 from protos import ecdiff_v1_pb2 as pb
+from wire.clock import stamp_seconds
 from wire.codecs import LOSSLESS_CODECS
 from wire.convert import decode_description, decode_server, encode_description, encode_server
 from wire.errors import CorruptTensor, InvalidTensor, ModelError, ProtocolError, VersionMismatch
@@ -63,9 +63,9 @@ def test_the_samples_cover_every_kind():
     ids=lambda m: type(m),
 )
 def test_encoding_is_timed_and_stamped(message):
-    before = time.time()
+    before = stamp_seconds()
     decoded = decode(encoded(dataclasses.replace(message, encode_seconds=99.0, sent_at=-1.0), Codec.ZSTD))
-    assert before <= decoded.sent_at <= time.time()
+    assert before <= decoded.sent_at <= stamp_seconds()
     assert 0 < decoded.encode_seconds < 5
 
 
