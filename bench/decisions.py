@@ -35,10 +35,10 @@ from diffusion.sensitivity import ddim_sensitivities
 from diffusion.trajectory import Trajectory
 from models import DEFAULT_GUIDANCE_SCALE, bundled_pair
 from orchestrator.corrections import Granted, make_corrections
-from orchestrator.edge_plan import CORRECTIONS, RESIDUALS, Agreement, EdgePlan
 from orchestrator.handoff import AgreementHandoff, FixedHandoff
 from orchestrator.in_process import InProcessPair
 from orchestrator.refresh import REFRESH_POLICIES, make_refresh
+from wire.edge_plan import CORRECTIONS, RESIDUALS, Agreement, EdgePlan
 from wire.messages import Plan
 
 STEPS = 50

@@ -22,12 +22,13 @@ from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import REMOTE_WAIT_SECONDS, GenerationRequest, parse_addresses
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
-from orchestrator.cost import Costs, LatencyEstimate
+from orchestrator.cost import Costs
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import DEFAULT_MODE, PlanOptions
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, IncompatibleModels
+from wire.fleet_messages import LatencyEstimate
 
 # A service of our own may be downloading its model; its end is noticed at once.
 OWN_WAIT_SECONDS = 3600.0

@@ -6,7 +6,7 @@ import math
 import time
 
 from edge_client.edge_model import EdgeModel
-from orchestrator.cost import LatencyEstimate
+from wire.fleet_messages import LatencyEstimate
 from wire.messages import Plan
 
 

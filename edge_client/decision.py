@@ -9,10 +9,11 @@ from diffusion.model import ModelInfo
 from edge_client.request import GenerationRequest
 from models import PLANS_DIR
 from orchestrator.choice import choose_plan
-from orchestrator.cost import Costs, LatencyEstimate, may_ask_cloud, predict_latency
-from orchestrator.edge_plan import EdgePlan
+from orchestrator.cost import Costs, may_ask_cloud, predict_latency
 from orchestrator.plan import make_edge_plan
 from orchestrator.searched_plan import PlanFile, read_plan_file
+from wire.edge_plan import EdgePlan
+from wire.fleet_messages import LatencyEstimate
 from wire.messages import ModelDescription, Plan
 
 

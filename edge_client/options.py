@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from orchestrator.edge_plan import CORRECTIONS
 from orchestrator.plan import PREDICTORS, parse_steps
 from orchestrator.refresh import REFRESH_POLICIES
+from wire.edge_plan import CORRECTIONS
 
 
 class OutputFile(click.Path):

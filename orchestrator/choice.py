@@ -17,10 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from orchestrator.cost import Costs, LatencyEstimate, expected_corrections, predict_latency
-from orchestrator.edge_plan import Agreement, EdgePlan, least_reach
+from orchestrator.cost import Costs, expected_corrections, predict_latency
+from orchestrator.plan import least_reach
 from orchestrator.refresh import make_refresh
 from orchestrator.searched_plan import PlanFile, SearchedPlan
+from wire.edge_plan import Agreement, EdgePlan
+from wire.fleet_messages import LatencyEstimate
 from wire.messages import MIN_WARMUP_STEPS, Plan
 
 
@@ -124,7 +126,7 @@ def plan_and_edge_plan(
         max_cloud_calls: Hard bound on evaluations in the cloud. Where the plan needs more it is cut (see above); where
             only a prompt that needs the cloud for longer would, the latest handoff comes sooner, so that the planned
             corrections remain.
-        corrections: Instead of the plan's own, one of `orchestrator.edge_plan.CORRECTIONS`.
+        corrections: Instead of the plan's own, one of `wire.edge_plan.CORRECTIONS`.
         shadow: False: no agreement, the handoff comes at the planned step, and the residual is known from the first
             correction on.
         handoff_step: Exactly there, without agreement. Beyond the plan's latest handoff the planned corrections up

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.edge_plan import EdgePlan
+from wire.edge_plan import EdgePlan
 
 
 class CorrectionPolicy(Protocol):

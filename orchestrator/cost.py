@@ -15,8 +15,9 @@ import math
 from dataclasses import dataclass, fields
 
 from orchestrator.corrections import CorrectionPrice, calls_left
-from orchestrator.edge_plan import EdgePlan
 from orchestrator.plan import step_sources
+from wire.edge_plan import EdgePlan
+from wire.fleet_messages import LatencyEstimate
 from wire.messages import Plan, Source
 
 # Latents under way at a time where nothing but latents is streamed (edge_client/opening.py).
@@ -89,45 +90,6 @@ class Costs:
             edge_step_seconds=self.edge_step_seconds,
             decode_seconds=self.decode_seconds,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyEstimate:
-    """What a plan is predicted to take; the parts add up to the total and are those of the report (docs/report.md).
-
-    Attributes:
-        handoff_step: Where the edge takes over, for a prompt of average disagreement.
-        cloud_calls: Evaluations in the cloud up to there, and corrections after it.
-        encode_prompt_seconds: What the edge waits for its own text encoder after everything else.
-        cloud_queue_seconds: Waiting for the cloud's device.
-        cloud_compute_seconds: The cloud's text encoder and its evaluations; of corrections, what the edge waits for.
-        network_seconds: The way of Open, and what corrections take beyond that; where the edge runs no step, the way of
-            the final latents too.
-        handoff_seconds: From the cloud's last step that counts to the edge's first, the last shadow included.
-        edge_compute_seconds: The small model, save in the shadow.
-        decode_seconds: The decoder.
-    """
-
-    handoff_step: int
-    cloud_calls: int
-    encode_prompt_seconds: float = 0.0
-    cloud_queue_seconds: float = 0.0
-    cloud_compute_seconds: float = 0.0
-    network_seconds: float = 0.0
-    handoff_seconds: float = 0.0
-    edge_compute_seconds: float = 0.0
-    decode_seconds: float = 0.0
-
-    @property
-    def total_seconds(self) -> float:
-        """From the prompt to the picture, on a connection that is there."""
-        return sum(self.parts.values())
-
-    @property
-    def parts(self) -> dict[str, float]:
-        """The parts by their names in the report."""
-        names = [field.name for field in fields(self) if field.name.endswith("_seconds")]
-        return {name.removesuffix("_seconds"): getattr(self, name) for name in names}
 
 
 def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEstimate:

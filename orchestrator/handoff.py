@@ -12,8 +12,8 @@ import enum
 import math
 from typing import Protocol
 
-from orchestrator.edge_plan import Agreement
 from orchestrator.refresh import least_real_steps
+from wire.edge_plan import Agreement
 from wire.messages import Plan
 
 

@@ -22,9 +22,9 @@ from diffusion.schedulers import Stepper, scheduler_for
 from diffusion.sensitivity import latents_sensitivities
 from diffusion.trajectory import StepResult, Trajectory, denoise
 from orchestrator.corrections import Granted, calls_left, make_corrections
-from orchestrator.edge_plan import EdgePlan
 from orchestrator.handoff import AgreementHandoff
 from orchestrator.refresh import RefreshPolicy, make_refresh
+from wire.edge_plan import EdgePlan
 from wire.messages import Plan, Source
 
 

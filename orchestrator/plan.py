@@ -11,8 +11,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from orchestrator.edge_plan import EdgePlan, least_reach
 from orchestrator.refresh import REFRESH_POLICIES, least_real_steps, make_refresh
+from wire.edge_plan import EdgePlan
 from wire.messages import MIN_WARMUP_STEPS, Limits, Plan, Source
 
 MODES = ("cloud", "edge", "split", "ecdiff", "adaptive")
@@ -215,6 +215,11 @@ def _within_cloud_calls(plan: Plan, options: PlanOptions) -> Plan:
         plan = replace(plan, handoff_step=real_steps[bound])
     # A number that any field can hold; more calls than steps there cannot be.
     return replace(plan, max_cloud_calls=min(bound, plan.num_inference_steps))
+
+
+def least_reach(num_inference_steps: int) -> int:
+    """Return for how many steps any residual is trusted: a fifth of them, which on the bundled pair never did harm."""
+    return max(1, num_inference_steps // 5)
 
 
 def step_sources(plan: Plan) -> list[Source | None]:

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from orchestrator.edge_plan import RESIDUALS
 from orchestrator.plan import MAX_STEPS, PREDICTORS
+from wire.edge_plan import RESIDUALS
 from wire.messages import MIN_WARMUP_STEPS
 
 FORMAT = "ecdiff-plans-1"

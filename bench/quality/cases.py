@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from orchestrator.choice import plan_and_edge_plan
-from orchestrator.edge_plan import EdgePlan
 from orchestrator.plan import PAPER_HANDOFF_STEP, PAPER_STEPS, PlanOptions, make_plan
 from orchestrator.searched_plan import PlanFile, SearchedPlan
+from wire.edge_plan import EdgePlan
 from wire.messages import Plan
 
 GROUPS = (

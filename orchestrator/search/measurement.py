@@ -12,9 +12,9 @@ from diffusion.prediction_types import convert_prediction
 from diffusion.replay import Recording, Replay, Responses, response
 from diffusion.sensitivity import ddim_sensitivities
 from diffusion.trajectory import StepResult
-from orchestrator.edge_plan import EdgePlan
 from orchestrator.in_process import InProcessPair
 from orchestrator.search.candidate import Candidate
+from wire.edge_plan import EdgePlan
 from wire.messages import Plan
 
 

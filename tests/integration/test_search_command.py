@@ -15,9 +15,9 @@ from harness.programs import Finished, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL
 from harness.waiting import wait_until
 from models import read_prompts
-from orchestrator.edge_plan import EdgePlan
 from orchestrator.in_process import InProcessPair
 from orchestrator.searched_plan import read_plan_file
+from wire.edge_plan import EdgePlan
 from wire.messages import Plan
 
 MODELS = ("--cloud-model", str(CLOUD_MODEL), "--edge-model", str(EDGE_MODEL))

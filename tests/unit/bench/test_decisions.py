@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from bench.decisions import Timing, main
 from diffusion.measures import MEASURES
 from diffusion.predictors import PREDICTORS
-from orchestrator.edge_plan import CORRECTIONS
 from orchestrator.refresh import REFRESH_POLICIES
+from wire.edge_plan import CORRECTIONS
 
 
 def _timing(p95_seconds: float) -> Timing:

@@ -10,7 +10,7 @@ import pytest
 from edge_client.clock import Clock
 from edge_client.edge_model import EdgeModel
 from harness.reference import EDGE_MODEL
-from orchestrator.cost import LatencyEstimate
+from wire.fleet_messages import LatencyEstimate
 from wire.messages import Plan
 
 PLAN = Plan(num_inference_steps=50, handoff_step=50)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.edge_plan import Agreement, EdgePlan
 from orchestrator.handoff import AgreementHandoff, HandoffReason
+from wire.edge_plan import Agreement, EdgePlan
 from wire.messages import Plan
 
 STEPS = 12

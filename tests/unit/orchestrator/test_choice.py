@@ -12,8 +12,8 @@ from plan_files import COSTS, FILE, NUM_STEPS
 from orchestrator.choice import Choice, choose_plan, plan_and_edge_plan
 from orchestrator.corrections import calls_left
 from orchestrator.cost import predict_latency
-from orchestrator.edge_plan import CORRECTIONS
 from orchestrator.refresh import least_real_steps
+from wire.edge_plan import CORRECTIONS
 
 
 def most_calls(choice: Choice) -> int:

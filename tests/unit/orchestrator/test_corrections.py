@@ -18,8 +18,8 @@ from orchestrator.corrections import (
     calls_left,
     make_corrections,
 )
-from orchestrator.edge_plan import CORRECTIONS, RESIDUALS, EdgePlan
 from orchestrator.plan import PREDICTORS
+from wire.edge_plan import CORRECTIONS, RESIDUALS, EdgePlan
 
 STEPS = 20
 EVEN = [1.0] * STEPS

@@ -13,8 +13,8 @@ from edge_client import opening, shadow
 from orchestrator import cost
 from orchestrator.choice import plan_and_edge_plan
 from orchestrator.cost import Costs, predict_latency
-from orchestrator.edge_plan import EdgePlan
 from orchestrator.plan import PlanOptions, make_plan
+from wire.edge_plan import EdgePlan
 from wire.messages import Plan
 
 NO_SHADOW = EdgePlan()

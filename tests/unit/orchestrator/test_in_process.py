@@ -19,10 +19,10 @@ from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
 from diffusion.predictors import make_predictor
 from diffusion.trajectory import StepResult, Trajectory, denoise
-from orchestrator.edge_plan import Agreement, EdgePlan
 from orchestrator.in_process import InProcessPair
 from orchestrator.plan import PlanOptions, make_plan
 from orchestrator.refresh import make_refresh
+from wire.edge_plan import Agreement, EdgePlan
 from wire.messages import Plan, Source
 
 CONFIG = {

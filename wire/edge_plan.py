@@ -13,11 +13,6 @@ CORRECTIONS = ("none", "final", "disagreement", "planned")
 RESIDUALS = ("reuse", "linear", "quadratic", "chebyshev", "etc")
 
 
-def least_reach(num_inference_steps: int) -> int:
-    """Return for how many steps any residual is trusted: a fifth of them, which on the bundled pair never did harm."""
-    return max(1, num_inference_steps // 5)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """What the edge needs to hand off by what it measures for this prompt.
