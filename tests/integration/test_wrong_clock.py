@@ -13,7 +13,7 @@ from harness.reference import CLOUD_MODEL, EDGE_MODEL
 from harness.scrape import Scrape
 
 # In an hour ahead, or behind, nothing of a generation of some seconds can hide.
-CLOCKS = {"ahead": 3600.0, "behind": -3600.0, "right": 0.0}
+CLOCKS = {"ahead": 3600.0, "behind": -3600.0}
 STEP_SECONDS, STEP_EVERY = -7.0, 0.25
 
 
