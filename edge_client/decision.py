@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from diffusion.model import ModelInfo
+from edge_client.file_content import InputFile
 from edge_client.request import GenerationRequest
 from models import PLANS_DIR
 from orchestrator.choice import choose_plan
@@ -69,8 +69,9 @@ def decide(
             origin="by hand" if options.by_hand else "mode",
         )
         return _with_estimate(decision, request, costs)
-    name = request.plan_file or PLANS_DIR / f"{request.scheduler}-{options.num_inference_steps}.json"
-    if request.plan_file is None and not name.is_file():
+    bundled = PLANS_DIR / f"{request.scheduler}-{options.num_inference_steps}.json"
+    name: InputFile = bundled if request.plan_file is None else request.plan_file
+    if request.plan_file is None and not bundled.is_file():
         what = f"{request.scheduler} with {options.num_inference_steps} steps"
         return _papers(request, f"no searched plan for {what}", costs)
     found = read_plan_file(name)
@@ -98,7 +99,7 @@ def _misfit(
     return None
 
 
-def _searched(found: PlanFile, name: Path, request: GenerationRequest, costs: Costs | None) -> Decision:
+def _searched(found: PlanFile, name: InputFile, request: GenerationRequest, costs: Costs | None) -> Decision:
     options = request.plan_options
     choice = choose_plan(
         found,

@@ -6,9 +6,9 @@ import math
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from diffusion.scheduler_config import SCHEDULERS
+from edge_client.file_content import InputFile
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, PlanOptions, make_edge_plan, make_plan
 from wire.messages import Codec, Limits, Plan
 
@@ -57,9 +57,9 @@ class GenerationRequest:
     width: int | None = None
     num_images: int = 1
     scheduler: str = "ddim"
-    initial_latents: Path | None = None
+    initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
-    plan_file: Path | None = None
+    plan_file: InputFile | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from orchestrator.plan import MAX_STEPS, PREDICTORS
 from wire.edge_plan import RESIDUALS
@@ -160,7 +160,14 @@ class PlanFile:
         write_atomically(path, _one_line_lists(text) + "\n")
 
 
-def read_plan_file(path: Path) -> PlanFile:
+class ReadableFile(Protocol):
+    """What is read of a file: a `Path`, or content that came without one; `str` names it."""
+
+    def read_bytes(self) -> bytes:
+        """Return the content."""
+
+
+def read_plan_file(path: ReadableFile) -> PlanFile:
     """Read what `PlanFile.write` wrote.
 
     Raises:
@@ -168,7 +175,7 @@ def read_plan_file(path: Path) -> PlanFile:
         OSError: If it cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"format must be {FORMAT!r}")
         plan_file: PlanFile = _read(PlanFile, content, "")
