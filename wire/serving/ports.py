@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from wire.channel import SERVER_OPTIONS, ChannelOptions
 from wire.serving.address import Address
-from wire.serving.tls import TlsFiles, server_credentials, tls_complaint
+from wire.serving.tls import TlsFiles, publish_certificate_end, server_credentials, tls_complaint
 
 
 class Ports:
@@ -109,6 +109,8 @@ class Ports:
                 port = self._server.add_secure_port(str(wanted), server_credentials(tls))
         except RuntimeError as error:
             raise OSError(f"cannot listen on {wanted}: {_why_not(wanted, tls)}") from error
+        if tls is not None:
+            publish_certificate_end(tls, self._registry)
         return Address(host=wanted.host, port=port)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a command line that only checks its options has no use for it
+if TYPE_CHECKING:  # a command line that only checks its options has no use for them
     import grpc
+    from prometheus_client import CollectorRegistry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +50,24 @@ def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
         root_certificates=client_ca,
         require_client_auth=client_ca is not None,
     )
+
+
+def publish_certificate_end(tls: TlsFiles, registry: CollectorRegistry) -> None:
+    """Add the series that says when the served certificate ends: the first of the file, as gRPC serves it.
+
+    Set once: the certificate that is served is the one that was read at the start, whatever the file holds later.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds no PEM certificate.
+    """
+    from cryptography import x509
+    from prometheus_client import Gauge
+
+    end = Gauge(
+        "ecdiff_tls_certificate_expiry_timestamp_seconds",
+        "When the served certificate ends, Unix time.",
+        registry=registry,
+    )
+    served = x509.load_pem_x509_certificates(tls.cert.read_bytes())[0]
+    end.set(served.not_valid_after_utc.timestamp())
