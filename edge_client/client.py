@@ -10,19 +10,21 @@ from types import TracebackType
 from typing import Any
 
 from diffusion.compatibility import check_pair
+from diffusion.model import ModelInfo
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import Patience
-from edge_client.decision import Decision, decide
+from edge_client.decision import decide
 from edge_client.edge_model import EdgeModel
 from edge_client.generation import Generation, GenerationResult
 from edge_client.local_cloud import STOP_SECONDS, LocalCloud, half_of_the_cores
-from edge_client.measured_costs import MeasuredCosts
+from edge_client.measured_costs import MeasuredCosts, time_once
 from edge_client.metrics import EdgeMetrics
 from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import REMOTE_WAIT_SECONDS, GenerationRequest, parse_addresses
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
 from orchestrator.cost import Costs
+from orchestrator.decision import Decision
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import DEFAULT_MODE, PlanOptions
@@ -134,6 +136,7 @@ class EdgeClient:
         self, request: GenerationRequest, on_progress: Callable[[Snapshot], None] | None
     ) -> GenerationResult:
         recorder = Recorder(request=request, link=LinkEstimate(), on_progress=on_progress)
+        self.metrics.begin(recorder)
         recorder.enter("loading models")
         try:
             edge, link = await self._ready(request, recorder)
@@ -147,15 +150,53 @@ class EdgeClient:
                 recorder.warn(line)
             result = await generation.run()
         except BaseException as error:
-            self.metrics.failed(request.mode, interrupted=isinstance(error, asyncio.CancelledError))
+            self.metrics.failed(interrupted=isinstance(error, asyncio.CancelledError))
             raise
-        self.metrics.finished(recorder)
+        self.metrics.finished(with_fallbacks=bool(recorder.fallbacks))
         if self._measured is not None:
             self._measured.learn(recorder.cloud_steps.values(), len(recorder.disagreements), result.latents.shape)
         lost_later = any(reason == "cloud_lost" for _, reason in recorder.corrections_skipped)
         if lost_later or recorder.handoff_reason in (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_ERROR):
             await self._forget_cloud()
         return result
+
+    async def load(self) -> ModelInfo:
+        """Load the edge model and evaluate it, so that no generation pays for its first time; return what it is.
+
+        Raises:
+            ValueError: The model cannot be used here.
+            OSError: It cannot be loaded.
+        """
+        async with self._turn:
+            edge = await self._load_edge()
+            await time_once(edge)
+            return edge.model.info
+
+    async def reach_cloud(self) -> CloudLink:
+        """Return the link to a cloud that has just answered; a new one where there was none, or it was lost.
+
+        Raises:
+            EcdiffError: Nobody serves. The next call or generation makes its own first contact.
+        """
+        async with self._turn:
+            if self._link is not None:
+                try:
+                    await self._link.probe()
+                except EcdiffError:
+                    await self._forget_cloud()
+                    raise
+                return self._link
+            return await self._connect(Recorder(request=GenerationRequest(prompt="nothing"), link=LinkEstimate()))
+
+    @property
+    def link(self) -> CloudLink | None:
+        """The way to the cloud; None before first contact and after a loss."""
+        return self._link
+
+    @property
+    def edge(self) -> EdgeModel | None:
+        """The edge model; None before it is loaded."""
+        return self._edge
 
     async def predict(self, request: GenerationRequest) -> LatencyEstimate:
         """Return what a request is predicted to take here and now, without connecting and loading models.

@@ -81,13 +81,15 @@ def test_progress_shows_the_steps_so_far() -> None:
 
 def test_metrics_count_what_the_report_counts(tmp_path: object) -> None:
     run, metrics = recorder(), EdgeMetrics()
+    metrics.begin(run)
     cloud_steps(run, "CCxC")
     run.hand_off(HandoffReason.PLAN, 4)
     run.handoff_stages = {"transit": 0.01, "total": 0.02}
     for index in (4, 5):
         run.edge_step(index)
-    metrics.finished(run)
-    metrics.failed("split", interrupted=True)
+    metrics.finished(with_fallbacks=False)
+    metrics.begin(recorder())
+    metrics.failed(interrupted=True)
 
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)
