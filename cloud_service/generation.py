@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Hashable
@@ -67,6 +68,7 @@ class Generation:
     def __init__(self, session_id: str, request: Request, model: Model) -> None:
         self.session_id = session_id
         self.ready_at = time.monotonic()
+        self.deadline_at = self.ready_at + (request.open.deadline_seconds or math.inf)
         self._phase = _Phase.OPENING
         self._source = Source.CLOUD
         self._request = request

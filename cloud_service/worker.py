@@ -13,7 +13,7 @@ from cloud_service.config import LOGGER_NAME
 from cloud_service.generation import Generation, Need
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
-from cloud_service.scheduling import Candidate, by_waiting_time, pick_turn
+from cloud_service.scheduling import Candidate, in_line, pick_turn
 from cloud_service.session import SessionEvent
 from diffusion.model import Model
 from wire.errors import EcdiffError, ModelError
@@ -22,6 +22,8 @@ from wire.messages import Correct, Correction, Source, Step
 _log = logging.getLogger(LOGGER_NAME)
 # Weight of the newest evaluation in the moving average that Describe publishes.
 _NEWEST_WEIGHT = 0.2
+# Evaluations that a session may wait for before it goes ahead of nearer deadlines.
+_MAX_WAIT_EVALUATIONS = 8
 _NO_ROOM = ("can't allocate memory", "out of memory")
 
 
@@ -90,12 +92,14 @@ class Worker:
     def turn(self) -> None:
         """Let the picked sessions advance by one step each."""
         candidates = self._candidates()
-        turn = pick_turn(candidates, max_batch=self._max_batch)
+        now, max_wait_seconds = time.monotonic(), _MAX_WAIT_EVALUATIONS * self.step_seconds
+        turn = pick_turn(candidates, now=now, max_wait_seconds=max_wait_seconds, max_batch=self._max_batch)
         for session_id in turn.extrapolate:
             generation = self._generations[session_id]
             self._attempt(generation, generation.extrapolate)
         if turn.evaluate:
-            self._publish_positions(candidates, turn.evaluate)
+            line = in_line(candidates, now=now, max_wait_seconds=max_wait_seconds)
+            self._publish_positions(line, turn.evaluate)
             self._outgoing.flush()
             self._run([self._generations[session_id] for session_id in turn.evaluate])
             # A real step's tensors go at once: they are what an edge that compares the models waits for.
@@ -107,14 +111,14 @@ class Worker:
                 session_id=generation.session_id,
                 ready_at=generation.ready_at,
                 key=None if generation.need is Need.EXTRAPOLATION else generation.key,
+                deadline_at=generation.deadline_at,
             )
             for generation in self._generations.values()
             if generation.need is not Need.NOTHING
         ]
 
-    def _publish_positions(self, candidates: list[Candidate], running: tuple[str, ...]) -> None:
-        waiting = [candidate.session_id for candidate in by_waiting_time(candidates)]
-        behind = [session_id for session_id in waiting if session_id not in running]
+    def _publish_positions(self, line: list[Candidate], running: tuple[str, ...]) -> None:
+        behind = [candidate.session_id for candidate in line if candidate.session_id not in running]
         # A new dict each time: the event loop reads it without a lock.
         self.positions = dict.fromkeys(running, 0) | {
             session_id: len(running) + index for index, session_id in enumerate(behind)

@@ -1,0 +1,1 @@
+"""How many pictures one cloud service plans: `python -m bench.throughput`."""
