@@ -18,7 +18,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
 TLS_OPTIONS = (
-    click.option("--tls-cert", type=_FILE, help="PEM; with --tls-key."),
+    click.option("--tls-cert", type=_FILE, help="PEM; with --tls-key. Read again when it changes."),
     click.option("--tls-key", type=_FILE, help="PEM."),
     click.option("--tls-client-ca", type=_FILE, help="PEM; clients must show a certificate that it signed."),
 )

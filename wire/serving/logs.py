@@ -31,4 +31,5 @@ def configure_logging(name: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(name).setLevel(level.upper())
+    for each in (name, "wire"):
+        logging.getLogger(each).setLevel(level.upper())

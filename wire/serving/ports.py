@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from wire.channel import SERVER_OPTIONS, ChannelOptions
 from wire.serving.address import Address
-from wire.serving.tls import TlsFiles, publish_certificate_end, server_credentials, tls_complaint
+from wire.serving.tls import ServedCertificate, TlsFiles
 
 
 class Ports:
@@ -106,18 +106,18 @@ class Ports:
             if tls is None:
                 port = self._server.add_insecure_port(str(wanted))
             else:
-                port = self._server.add_secure_port(str(wanted), server_credentials(tls))
+                certificate = ServedCertificate(tls)
+                certificate.publish(self._registry)
+                port = self._server.add_secure_port(str(wanted), certificate.credentials())
+        except ValueError as error:
+            raise OSError(f"cannot listen on {wanted}: {error}") from error
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {wanted}: {_why_not(wanted, tls)}") from error
-        if tls is not None:
-            publish_certificate_end(tls, self._registry)
+            raise OSError(f"cannot listen on {wanted}: {_why_not(wanted)}") from error
         return Address(host=wanted.host, port=port)
 
 
-def _why_not(wanted: Address, tls: TlsFiles | None) -> str:
+def _why_not(wanted: Address) -> str:
     """Return why the port could not be opened; gRPC does not tell."""
-    if tls is not None and (complaint := tls_complaint(tls)):
-        return complaint
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as trial:

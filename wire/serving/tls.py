@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a command line that only checks its options has no use for them
     import grpc
     from prometheus_client import CollectorRegistry
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,38 +39,74 @@ def tls_complaint(tls: TlsFiles) -> str:
     return ""
 
 
-def server_credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    """Return what a secure port wants; the files are read now.
+class ServedCertificate:
+    """What a port shows, read again whenever the files change: a renewed certificate needs no restart.
+
+    The files are looked at when a client connects. While they do not fit together (one of them is written already, the
+    other is not) the port goes on with what it had. Connections that stand keep the certificate they began with.
+
+    Args:
+        files: Where they are.
 
     Raises:
         OSError: One of them cannot be read.
+        ValueError: They do not fit together; the text says what is wrong.
     """
-    import grpc
 
-    client_ca = tls.client_ca.read_bytes() if tls.client_ca else None
-    return grpc.ssl_server_credentials(
-        [(tls.key.read_bytes(), tls.cert.read_bytes())],
-        root_certificates=client_ca,
-        require_client_auth=client_ca is not None,
-    )
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+        self._seen = self._look()
+        if complaint := tls_complaint(files):
+            raise ValueError(complaint)
+        self._read()
 
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what a secure port wants."""
+        import grpc
 
-def publish_certificate_end(tls: TlsFiles, registry: CollectorRegistry) -> None:
-    """Add the series that says when the served certificate ends: the first of the file, as gRPC serves it.
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration, self._renewed, require_client_authentication=self._files.client_ca is not None
+        )
 
-    Set once: the certificate that is served is the one that was read at the start, whatever the file holds later.
+    def publish(self, registry: CollectorRegistry) -> None:
+        """Add the series that says when the served certificate ends: the first of the file, as gRPC serves it."""
+        from prometheus_client import Gauge
 
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It holds no PEM certificate.
-    """
-    from cryptography import x509
-    from prometheus_client import Gauge
+        end = Gauge(
+            "ecdiff_tls_certificate_expiry_timestamp_seconds",
+            "When the served certificate ends, Unix time.",
+            registry=registry,
+        )
+        end.set_function(lambda: self._end_seconds)
 
-    end = Gauge(
-        "ecdiff_tls_certificate_expiry_timestamp_seconds",
-        "When the served certificate ends, Unix time.",
-        registry=registry,
-    )
-    served = x509.load_pem_x509_certificates(tls.cert.read_bytes())[0]
-    end.set(served.not_valid_after_utc.timestamp())
+    def _look(self) -> list[tuple[int, int, int]]:
+        """Return what changes when a file is written, or a link to it is moved."""
+        states = [path.stat() for path in (self._files.cert, self._files.key, self._files.client_ca) if path]
+        return [(state.st_mtime_ns, state.st_ino, state.st_size) for state in states]
+
+    def _read(self) -> None:
+        import grpc
+        from cryptography import x509
+
+        files = self._files
+        key, cert = files.key.read_bytes(), files.cert.read_bytes()
+        client_ca = files.client_ca.read_bytes() if files.client_ca else None
+        served = x509.load_pem_x509_certificates(cert)[0]
+        self._configuration = grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
+        self._end_seconds = served.not_valid_after_utc.timestamp()
+
+    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return what gRPC shows from now on; None: what it did. Called by gRPC at each handshake, one at a time."""
+        try:
+            if (now := self._look()) == self._seen:
+                return None
+            if complaint := tls_complaint(self._files):
+                raise ValueError(complaint)
+            self._read()
+        except (OSError, ValueError) as error:
+            # Not remembered as seen: the next client's handshake looks again.
+            _log.warning("the old certificate is served on", extra={"reason": str(error)})
+            return None
+        self._seen = now
+        _log.info("a renewed certificate is served")
+        return self._configuration

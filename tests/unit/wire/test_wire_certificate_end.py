@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from harness.scrape import Scrape, check_with_promtool
 from wire.serving.address import Address
 from wire.serving.ports import Ports
-from wire.serving.tls import TlsFiles, publish_certificate_end
+from wire.serving.tls import ServedCertificate, TlsFiles
 
 SERIES = "ecdiff_tls_certificate_expiry_timestamp_seconds"
 DATA = Path(__file__).resolve().parents[2] / "data" / "tls"
@@ -30,12 +30,18 @@ def certificate(end: datetime.datetime, key: ec.EllipticCurvePrivateKey) -> byte
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
+def key_file(path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    return path
+
+
 def test_of_a_chain_the_first_certificate_counts(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     chain = tmp_path / "chain.pem"
     chain.write_bytes(certificate(NEXT_WEEK, key) + certificate(NEXT_YEAR, key))
     registry = CollectorRegistry()
-    publish_certificate_end(TlsFiles(cert=chain, key=tmp_path / "unread.key"), registry)
+    ServedCertificate(TlsFiles(cert=chain, key=key_file(tmp_path / "key.pem", key))).publish(registry)
     assert registry.get_sample_value(SERIES) == NEXT_WEEK.timestamp()
 
 
