@@ -6,11 +6,11 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PROTOS := protos/ecdiff_v1.proto protos/orchestrator_v1.proto
+PROTOS := protos/ecdiff_v1.proto protos/orchestrator_v1.proto protos/edge_agent_v1.proto
 export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos protos-check lint types imports bench train-smoke slow up down clean
+.PHONY: help setup demo test check protos protos-check lint types imports bench train-smoke slow up down logs up-local down-local wheels hadolint clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint:
 types:
 	$(BIN)/mypy
 
+hadolint:  ## the linter of Dockerfiles
+	$(BIN)/hadolint deploy/Dockerfile
+
 imports:
 	$(BIN)/lint-imports
 
@@ -78,11 +81,27 @@ train-smoke: setup  ## the training recipe end to end in miniature, a few minute
 	$(BIN)/python -m bench.pair --pair out/train-smoke/pair --num-prompts 16 --steps 20 --groups food-drink \
 	  --output out/train-smoke
 
-up: setup  ## the bundled cloud service in the background on 127.0.0.1:50051; make down stops it
+up:  ## everything by Compose: cloud, edge agent, orchestrator, Prometheus, Grafana (docs/deploy.md)
+	@deploy/compose.sh up
+
+down:  ## stop what make up started; its data stays
+	@deploy/compose.sh down
+
+logs:  ## follow what the services of make up say
+	@deploy/compose.sh logs
+
+up-local: setup  ## without Docker: the bundled cloud service in the background on 127.0.0.1:50051
 	@deploy/local.sh up
 
-down:  ## stop what make up started
+down-local:  ## stop what make up-local started
 	@deploy/local.sh down
 
-clean: down
+wheels: setup  ## fill deploy/wheels, so that images are built without a network: PIP_NO_INDEX=1 make up
+	@mkdir -p out
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+	  >out/requirements.txt
+	$(BIN)/python -m pip download --quiet --dest deploy/wheels --only-binary=:all: --python-version 3.11 \
+	  -c constraints.txt 'setuptools>=77' -r out/requirements.txt
+
+clean: down-local
 	rm -rf out build dist .mypy_cache .ruff_cache .pytest_cache

@@ -16,7 +16,7 @@ case "${1:-}" in
     pid=$!
     echo "$pid" >"$state/pid"
     for _ in $(seq 240); do
-      grep -q '^cloud-service serving' "$state/stdout" && { cat "$state/stdout"; echo "log: $state/log, stop it with: make down"; exit 0; }
+      grep -q '^cloud-service serving' "$state/stdout" && { cat "$state/stdout"; echo "log: $state/log, stop it with: make down-local"; exit 0; }
       kill -0 "$pid" 2>/dev/null || { grep '^error:' "$state/log" || tail -n 3 "$state/log"; rm -f "$state/pid"; exit 1; }
       sleep 0.5
     done

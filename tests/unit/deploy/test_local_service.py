@@ -1,4 +1,4 @@
-"""`make setup`, `make up`, `make down` and `make clean`, as far as they are shell."""
+"""`make setup`, `make up-local`, `make down-local`, `make clean` and `make up` without an Engine: what is shell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(MAKE is None, reason="make is not installed")
 def checkout(tmp_path: Path) -> Iterator[Path]:
     """Makefile and local.sh beside an environment that holds one program."""
     (tmp_path / "deploy").mkdir()
-    for name in ("Makefile", "deploy/local.sh"):
+    for name in ("Makefile", "deploy/local.sh", "deploy/compose.sh"):
         shutil.copy(ROOT / name, tmp_path / name)
     program(tmp_path / ".venv/bin/cloud-service", f"#!{sys.executable}\n{SERVICE}")
     yield tmp_path
@@ -80,6 +80,16 @@ def test_clean_stops_the_service_first(checkout: Path) -> None:
     assert make(checkout, "clean").returncode == 0
     assert not (checkout / "out").exists()
     assert is_gone(pid)
+
+
+def test_up_without_an_engine_says_what_there_is_instead(checkout: Path) -> None:
+    program(checkout / "tools/docker", "#!/bin/sh\nexit 1\n")
+    done = make(checkout, "up", PATH=f"{checkout / 'tools'}{os.pathsep}{os.environ['PATH']}")
+    assert done.returncode == 2
+    (complaint,) = done.stdout.splitlines()
+    assert complaint.startswith("error: no Docker Engine answers")
+    assert "deploy/local.sh up (make up-local)" in complaint
+    assert not (checkout / "out").exists()
 
 
 def test_setup_takes_the_first_python_that_runs_and_is_new_enough(checkout: Path) -> None:
