@@ -21,7 +21,6 @@ from edge_client.clock import Clock
 from edge_client.cloud_lead import CloudLead, Lead
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import Patience
-from edge_client.decision import Decision
 from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
@@ -32,6 +31,7 @@ from edge_client.report import Report, make_report
 from edge_client.request import GenerationRequest
 from edge_client.shadow import Shadow
 from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
+from orchestrator.decision import Decision
 from orchestrator.handoff import AgreementHandoff, HandoffReason
 from wire.messages import Array, Source
 

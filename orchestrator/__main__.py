@@ -25,6 +25,7 @@ from orchestrator.plan import (
 from orchestrator.refresh import REFRESH_POLICIES
 from orchestrator.search.command import search
 from orchestrator.searched_plan import read_plan_file
+from orchestrator.service.command import serve, status
 from wire.messages import Plan, Source
 
 
@@ -112,24 +113,42 @@ def _made(mode: str, options: PlanOptions, plan_file: Path | None) -> tuple[Plan
     return made, said
 
 
-cli.add_command(search)
+for _command in (search, serve, status):
+    cli.add_command(_command)
 
 
 def main() -> None:
-    """Run the command line; every error is one plain line on stderr."""
+    """Run the command line and end the process; every error is one plain line on stderr."""
     try:
-        cli.main(standalone_mode=False)
+        code = cli.main(prog_name="orchestrator", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(2)
+        code = 2
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
-        sys.exit(2)
+        code = _failed(error.format_message(), 2)
     except ValueError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except click.Abort:
-        sys.exit(130)
+        code = _failed(str(error), 2)
+    except OSError as error:
+        code = _failed(str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except Exception as error:
+        if not _is_ours(error):
+            raise
+        code = _failed(str(error), 1)
+    if code:
+        sys.exit(code)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it is an EcdiffError; the tree brings grpc, which `plan` has no use for."""
+    errors = sys.modules.get("wire.errors")
+    return errors is not None and isinstance(error, errors.EcdiffError)
+
+
+def _failed(message: str, code: int) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ to open its window again. Every duration grows with every cost, and never falls.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from orchestrator.corrections import CorrectionPrice, calls_left
 from orchestrator.plan import step_sources
@@ -66,6 +66,16 @@ class Costs:
                 raise ValueError(f"{field.name} must be finite and not negative, not {value}")
         if self.bandwidth_bytes_per_second == 0:
             raise ValueError("bandwidth_bytes_per_second must be above 0, or None for no limit")
+
+    def scaled(self, factor: float) -> Costs:
+        """Return the costs with which every prediction is `factor` times as long."""
+        seconds = {field.name for field in fields(self) if field.name.endswith("_seconds")}
+        bandwidth = self.bandwidth_bytes_per_second
+        return replace(
+            self,
+            **{name: factor * getattr(self, name) for name in seconds},
+            bandwidth_bytes_per_second=None if bandwidth is None else bandwidth / factor,
+        )
 
     @property
     def one_way_seconds(self) -> float:

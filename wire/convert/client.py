@@ -11,6 +11,7 @@ from wire.convert.parts import (
     TensorReader,
     TensorWriter,
     decode_embeds,
+    decode_plan,
     decode_state,
     encode_embeds,
     encode_state,
@@ -189,7 +190,7 @@ def _encode_start(start: Seed | Noise | State, writer: TensorWriter) -> pb.Start
 def _decode_open(message: pb.ClientMessage, reader: TensorReader) -> Open:
     header = decode_open_header(message)
     opening = message.open
-    plan = _decode_plan(opening.plan)
+    plan = decode_plan(opening.plan)
     guidance_scale = checks.number(opening.guidance_scale, "guidance_scale", low=0, high=MAX_GUIDANCE_SCALE)
     guidance_rescale = checks.number(opening.guidance_rescale, "guidance_rescale", low=0, high=1)
     credit = checks.count(opening.credit, "credit", high=MAX_CREDIT)
@@ -215,27 +216,6 @@ def _decode_open(message: pb.ClientMessage, reader: TensorReader) -> Open:
         credit=credit,
         deadline_seconds=deadline_seconds,
     )
-
-
-def _decode_plan(message: pb.Plan) -> Plan:
-    num_real_steps = len(message.real_steps)
-    checks.require(num_real_steps <= checks.MAX_STEPS, f"the plan: {num_real_steps} real_steps are too many")
-    try:
-        return Plan(
-            num_inference_steps=message.num_inference_steps,
-            handoff_step=message.handoff_step,
-            refresh=checks.text(message.refresh, "refresh", min_chars=1),
-            warmup_steps=message.warmup_steps,
-            skip_interval=message.skip_interval,
-            predictor=checks.text(message.predictor, "predictor", min_chars=1),
-            smoothing=message.smoothing,
-            tolerance=message.tolerance,
-            final_steps=message.final_steps,
-            real_steps=tuple(message.real_steps),
-            max_cloud_calls=message.max_cloud_calls if message.HasField("max_cloud_calls") else None,
-        )
-    except ValueError as error:
-        raise InvalidRequest(f"the plan: {error}") from error
 
 
 def _decode_conditioning(message: pb.Open, reader: TensorReader) -> PromptText | PromptEmbeds:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from protos import ecdiff_v1_pb2 as pb
 from wire.codecs import LOSSLESS_CODECS
 from wire.convert import checks
-from wire.errors import InvalidTensor
-from wire.messages import Array, Codec, DType, ModelDescription, PromptEmbeds, Scaling, State
+from wire.errors import InvalidRequest, InvalidTensor
+from wire.messages import Array, Codec, DType, ModelDescription, Plan, PromptEmbeds, Scaling, State
 from wire.tensors import CodecObserver, TensorSpec, decode_tensor, encode_tensor
 
 MAX_STATE_TENSORS = 8
@@ -173,6 +173,28 @@ def decode_state(message: pb.State, reader: TensorReader) -> State:
             key: reader.history(tensor, f"scheduler_state {key}") for key, tensor in message.scheduler_state.items()
         },
     )
+
+
+def decode_plan(message: pb.Plan) -> Plan:
+    """Check and return a plan."""
+    num_real_steps = len(message.real_steps)
+    checks.require(num_real_steps <= checks.MAX_STEPS, f"the plan: {num_real_steps} real_steps are too many")
+    try:
+        return Plan(
+            num_inference_steps=message.num_inference_steps,
+            handoff_step=message.handoff_step,
+            refresh=checks.text(message.refresh, "refresh", min_chars=1),
+            warmup_steps=message.warmup_steps,
+            skip_interval=message.skip_interval,
+            predictor=checks.text(message.predictor, "predictor", min_chars=1),
+            smoothing=message.smoothing,
+            tolerance=message.tolerance,
+            final_steps=message.final_steps,
+            real_steps=tuple(message.real_steps),
+            max_cloud_calls=message.max_cloud_calls if message.HasField("max_cloud_calls") else None,
+        )
+    except ValueError as error:
+        raise InvalidRequest(f"the plan: {error}") from error
 
 
 def encode_model(model: ModelDescription) -> pb.ModelDescription:

@@ -1,0 +1,180 @@
+"""The replicas: who is up and how busy, what edges saw of them, and in which order an edge should try them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from orchestrator.cost import Costs
+from orchestrator.service.estimates import ReplicaEstimates
+from wire.fleet_messages import KnownCosts, Replica, SessionReport
+from wire.messages import Description, Load
+
+WAITED_STEPS = 10
+"""A generation waits for the device about so often: the searched plans make 6 to 13 calls."""
+
+
+@dataclass
+class ReplicaState:
+    """One replica as it was last seen.
+
+    Attributes:
+        is_up: It said SERVING.
+        description: What it said of itself, the last time that it did.
+        problem: Why it is down, in words; empty while it is up.
+        assigned: How often it was named first since it last told its load.
+    """
+
+    is_up: bool = False
+    description: Description | None = None
+    problem: str = "not asked yet"
+    assigned: int = 0
+
+    @property
+    def load(self) -> Load:
+        """How busy it was."""
+        return Load() if self.description is None else self.description.load
+
+    @property
+    def default_elements(self) -> int:
+        """Elements of one picture's latents at the model's default size; 0 where nothing is known."""
+        if self.description is None:
+            return 0
+        model = self.description.model
+        height, width = model.default_height // model.vae_scale_factor, model.default_width // model.vae_scale_factor
+        return model.latent_channels * height * width
+
+    @property
+    def told_step_per_element(self) -> float:
+        """What it says of its step, for each element of the latents; 0 where it says nothing."""
+        return self.load.step_seconds / self.default_elements if self.default_elements else 0.0
+
+
+class Fleet:
+    """Keeps replicas and their estimates.
+
+    Args:
+        addresses: `HOST:PORT` of every replica; no other is ever known.
+        estimates: What was known of some of them before.
+    """
+
+    def __init__(self, addresses: Iterable[str], estimates: dict[str, ReplicaEstimates] | None = None) -> None:
+        known = estimates or {}
+        self.states = {address: ReplicaState() for address in addresses}
+        self.estimates = {address: known.get(address, ReplicaEstimates()) for address in self.states}
+
+    def saw(self, address: str, description: Description) -> None:
+        """Note a replica that serves; with another model than before what was learned of it is void."""
+        self.states[address] = ReplicaState(is_up=True, description=description, problem="")
+        fingerprint = description.model.fingerprint
+        if self.estimates[address].fingerprint != fingerprint:
+            self.estimates[address] = ReplicaEstimates(fingerprint)
+
+    def lost(self, address: str, problem: str) -> None:
+        """Note a replica that does not serve."""
+        before = self.states[address]
+        self.states[address] = ReplicaState(is_up=False, description=before.description, problem=problem)
+
+    def learn(self, report: SessionReport, now_seconds: float) -> None:
+        """Take in a session report; one of another cloud teaches nothing about these."""
+        state = self.states.get(report.replica)
+        if state is not None:
+            self.estimates[report.replica].learn(report, now_seconds, told_step_per_element=state.told_step_per_element)
+
+    def calibration(self, address: str, now_seconds: float) -> float:
+        """Return the factor by which latencies on a replica turn out longer than predicted."""
+        estimates = self.estimates.get(address)
+        return 1.0 if estimates is None else estimates.calibration(now_seconds)
+
+    def costs(self, known: KnownCosts, address: str, elements: int, now_seconds: float) -> Costs | None:
+        """Return what an edge knows, completed with what is known of the replica; None where something is missing."""
+        step, queue, rtt = known.cloud_step_seconds, known.cloud_queue_seconds, known.rtt_seconds
+        bandwidth = known.bandwidth_bytes_per_second
+        if address in self.states:
+            estimates, state = self.estimates[address], self.states[address]
+            if step is None:
+                step = self._step_seconds(address, elements, now_seconds)
+            if queue is None and step is not None:
+                queue = estimates.queue_seconds(now_seconds, told_seconds=state.load.queue * step)
+            rtt = estimates.rtt_seconds(now_seconds) if rtt is None else rtt
+            bandwidth = estimates.bandwidth_bytes_per_second(now_seconds) if bandwidth is None else bandwidth
+        edge_encode, decode = known.edge_encode_prompt_seconds, known.decode_seconds
+        # A pair nearly always shares its text encoder, and it is quick.
+        encode = edge_encode if known.encode_prompt_seconds is None else known.encode_prompt_seconds
+        edge_step = known.edge_step_seconds
+        if (
+            step is None
+            or queue is None
+            or rtt is None
+            or edge_step is None
+            or encode is None
+            or edge_encode is None
+            or decode is None
+        ):
+            return None
+        return Costs(
+            rtt_seconds=rtt,
+            bandwidth_bytes_per_second=bandwidth,
+            latents_bytes=known.latents_bytes,
+            cloud_step_seconds=step,
+            cloud_queue_seconds=queue,
+            edge_step_seconds=edge_step,
+            encode_prompt_seconds=encode,
+            edge_encode_prompt_seconds=edge_encode,
+            decode_seconds=decode,
+            shared_cores=known.shared_cores,
+        )
+
+    def in_order(self, now_seconds: float, is_pair: Callable[[str], bool]) -> list[Replica]:
+        """Return every replica, the one to try first in front, and count that it was named.
+
+        Those that serve come first, of them those that have a place, of them those whose pair with the asking edge has
+        a searched plan, then by the least predicted wait.
+
+        Args:
+            now_seconds: The time.
+            is_pair: Whether plans were searched for a cloud model's fingerprint and the asking edge.
+        """
+
+        def order(each: Replica) -> tuple[bool, bool, bool, float]:
+            is_full = bool(each.max_sessions) and self._sessions(each.address) >= each.max_sessions
+            return (
+                not each.is_up,
+                is_full,
+                each.model is None or not is_pair(each.model.fingerprint),
+                each.wait_seconds,
+            )
+
+        ordered = sorted((self.replica(address, now_seconds) for address in self.states), key=order)
+        if ordered:
+            self.states[ordered[0].address].assigned += 1
+        return ordered
+
+    def replica(self, address: str, now_seconds: float) -> Replica:
+        """Return what is known of one."""
+        state, estimates = self.states[address], self.estimates[address]
+        description = state.description
+        step_seconds = self._step_seconds(address, state.default_elements, now_seconds) or 0.0
+        rtt_seconds = estimates.rtt_seconds(now_seconds)
+        told = (state.load.queue + state.assigned) * step_seconds
+        queue_seconds = max(told, estimates.queue_seconds(now_seconds, told_seconds=told))
+        return Replica(
+            address=address,
+            is_up=state.is_up,
+            model=None if description is None else description.model,
+            load=state.load,
+            max_sessions=0 if description is None else description.limits.max_sessions,
+            wait_seconds=WAITED_STEPS * (queue_seconds + step_seconds) + (rtt_seconds or 0.0),
+            step_seconds=step_seconds,
+            rtt_seconds=rtt_seconds,
+            calibration=estimates.calibration(now_seconds),
+            num_reports=estimates.num_reports,
+        )
+
+    def _step_seconds(self, address: str, elements: int, now_seconds: float) -> float | None:
+        told = self.states[address].told_step_per_element
+        return self.estimates[address].step_seconds(elements, now_seconds, told_step_per_element=told)
+
+    def _sessions(self, address: str) -> int:
+        state = self.states[address]
+        return state.load.sessions + state.assigned
