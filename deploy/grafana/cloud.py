@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.grafana.panels import RANGE, RATE, Dashboard, Panel, Query, increases, per_minute, quantiles
+from deploy.grafana.panels import RANGE, RATE, Dashboard, Panel, Query, increases, per_minute, quantile, quantiles
 
 _CLOUD = 'job="cloud"'
 
@@ -107,9 +107,13 @@ DASHBOARD = Dashboard(
             Panel(
                 title="Extrapolation error",
                 description="How far extrapolation would have been off where the model was asked: relative L2. It "
-                "rises with harder prompts, longer intervals and fewer steps.",
+                "rises with harder prompts, longer intervals and fewer steps. edges: of the generations that were "
+                "finished.",
                 unit="percentunit",
-                queries=quantiles("ecdiff_extrapolation_error", _CLOUD, 0.5, 0.95),
+                queries=(
+                    *quantiles("ecdiff_extrapolation_error", _CLOUD, 0.5, 0.95),
+                    Query(expr=quantile(0.95, "ecdiff_extrapolation_error", 'job="edge"'), legend="p95, edges"),
+                ),
             ),
             Panel(
                 title="Corrections",

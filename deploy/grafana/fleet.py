@@ -73,7 +73,7 @@ DASHBOARD = Dashboard(
             ),
             Panel(
                 title="Queue, by replica",
-                description="Steps that wait for the device.",
+                description="Sessions that wait for the device there.",
                 unit="short",
                 queries=(_by_replica("ecdiff_fleet_replica_queue"),),
             ),

@@ -124,6 +124,14 @@ DASHBOARD = Dashboard(
                 ),
             ),
             Panel(
+                title="What pictures are made of",
+                description="Steps by the source of their prediction, as the edges count them: where the cloud is "
+                "lost, edge takes over from cloud and extrapolated.",
+                unit="suffix: /min",
+                kind="stack",
+                queries=(per_minute("ecdiff_nfe_total", _EDGE, "source"),),
+            ),
+            Panel(
                 title="How ready an agent is",
                 description="queue: from a generation's arrival to its turn. start: from its turn to its first step, "
                 "in the cloud or here. Dashed: 150 ms, what a warm agent promises for both.",
