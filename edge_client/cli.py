@@ -1,4 +1,4 @@
-"""`edge-client`: generate, compare, probe. Heavy modules are imported by the command that needs them."""
+"""`edge-client`: generate, compare, probe, serve, status. Heavy modules are imported by the command that needs them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_client.agent.address import DEFAULT_ADDRESS, DEFAULT_METRICS_ADDRESS
 from edge_client.command_line import (
     bad_usage,
+    check_cloud,
     check_outputs,
     make_client,
     make_request,
     read_addresses,
     read_credentials,
 )
+from edge_client.command_line import run as run_requests
 from edge_client.options import (
+    AGENT_OPTIONS,
     CLOUD_OPTIONS,
     FILE,
     INPUT_FILE,
@@ -26,16 +30,18 @@ from edge_client.options import (
     PICTURE_OPTIONS,
     PLAN_OPTIONS,
     PROBE_OPTIONS,
+    QUEUE_OPTIONS,
 )
 from edge_client.outcome import Interrupted, InterruptibleGroup, plain_text, run_to_end
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, MODES
 from wire.options import with_options
+from wire.serving.command_line import PROCESS_OPTIONS, listen_options
 
 if TYPE_CHECKING:
-    from edge_client.client import EdgeClient
-    from edge_client.generation import GenerationResult
+    from edge_client.report import Report
     from edge_client.request import GenerationRequest
-    from edge_client.terminal import ProgressDisplay
+    from edge_client.runs import Made
+    from wire.serving.address import Address
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -49,6 +55,7 @@ def cli() -> None:
     edge-client generate "red apple, fluent style" -o apple.png
     edge-client compare "red apple, fluent style" -o grid.png
     edge-client probe --cloud gpu.example.org:50051
+    edge-client serve
     """  # noqa: D301
 
 
@@ -68,7 +75,7 @@ def cli() -> None:
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures, in one batch.")
 @click.option("--initial-latents", type=INPUT_FILE, help=".npy of standard normal noise instead of the seed's.")
 @click.option("--save-latents", type=FILE, help=".npy for the final latents, float32, before the VAE's own scaling.")
-@with_options(MODEL_OPTIONS, CLOUD_OPTIONS)
+@with_options(MODEL_OPTIONS, CLOUD_OPTIONS, AGENT_OPTIONS)
 @click.option("-o", "--output", type=PICTURE_FILE, default=Path("out.png"), show_default=True, help="PNG to write.")
 @click.option("--report", "report_file", type=FILE, help="JSON with what ran where and what it cost.")
 @click.option("--metrics-file", type=FILE, help="Prometheus textfile (.prom) with this run's series.")
@@ -78,60 +85,59 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
 
     Without --cloud it starts a cloud service of its own on this machine, over real gRPC, and stops it again.
     If the cloud dies, stalls or is full on the way, the edge model finishes the picture.
+    Where an agent runs on this machine (edge-client serve), it makes the picture with the models that it keeps loaded,
+    unless another model, cloud or credential is named here.
 
     \b
     edge-client generate "red apple, fluent style"
     edge-client generate "red apple, fluent style" --mode split --steps 30,20 --seed 7
     edge-client generate "a castle" --cloud gpu:50051 --edge-model nota-ai/bk-sdm-tiny --report run.json
     """  # noqa: D301
-    from edge_client.terminal import ProgressDisplay, print_results
-
     mode = mode or ("split" if options["steps"] else DEFAULT_MODE)
     with bad_usage():
         request = make_request(prompt, mode, options)
     check_outputs(options, request.num_images)
+    check_cloud(options, mode)
+
+    from edge_client.runs import Runs
+    from edge_client.terminal import ProgressDisplay, print_results
+
     display = ProgressDisplay(quiet=options["quiet"])
-    with display.running(f'"{prompt}"'):
-        client = make_client(options, mode)
-        result, written = run_to_end(_generate(client, request, display, options))
+    reports: list[Report] = []
+    written: list[str] = []
+
+    def keep(made: Made) -> None:
+        written.extend(_save(made, options))
+        reports.append(made.report)
+
+    title = f'"{prompt}"'
+    runs = Runs([request], display, title=lambda _: title, keep=keep, want_latents=bool(options["save_latents"]))
+    with display.running(title):
+        run_requests(runs, options)
     if not options["quiet"]:
-        print_results([result.report], written)
+        print_results(reports, written)
 
 
-async def _generate(
-    client: EdgeClient, request: GenerationRequest, display: ProgressDisplay, options: dict[str, Any]
-) -> tuple[GenerationResult, list[str]]:
-    async with client:
-        result = await _generate_one(client, request, display)
-        # Before the client lets go of its cloud: neither that nor a Ctrl-C meanwhile may cost the picture.
-        return result, _save(result, client, options)
-
-
-async def _generate_one(client: EdgeClient, request: GenerationRequest, display: ProgressDisplay) -> GenerationResult:
-    """Run a request; what fails in the cloud names it, for it stands so in the cloud's log."""
-    from wire.errors import EcdiffError, IncompatibleModels, NotServing, Unauthenticated, VersionMismatch
-
-    display.request_id = request.request_id
-    try:
-        return await client.run(request, display)
-    except EcdiffError as error:
-        # These are found before a request is sent.
-        if not isinstance(error, IncompatibleModels | NotServing | Unauthenticated | VersionMismatch):
-            error.add_note(f"request {request.request_id}")
-        raise
-
-
-def _save(result: GenerationResult, client: EdgeClient, options: dict[str, Any]) -> list[str]:
+def _save(made: Made, options: dict[str, Any]) -> list[str]:
     """Write what was asked for; return the names of the files."""
     from edge_client.pictures import save_images, save_latents, save_report
 
+    def save_final_latents(path: Path) -> None:
+        assert made.latents is not None  # they were asked for
+        save_latents(path, made.latents)
+
+    def save_metrics(path: Path) -> None:
+        from edge_client.metrics import write_metrics
+
+        write_metrics(path, made.observations)
+
     # The picture first: whatever fails after it costs less.
-    result.report["images"] = save_images(result.images, options["output"], result.report)
-    written = list(result.report["images"])
+    made.report["images"] = save_images(made.pngs, options["output"])
+    written = list(made.report["images"])
     savers: dict[str, Callable[[Path], None]] = {
-        "save_latents": lambda path: save_latents(path, result.latents),
-        "report_file": lambda path: save_report(path, result.report),
-        "metrics_file": client.metrics.write,
+        "save_latents": save_final_latents,
+        "report_file": lambda path: save_report(path, made.report),
+        "metrics_file": save_metrics,
     }
     for name, save in savers.items():
         if options[name] is not None:
@@ -142,29 +148,35 @@ def _save(result: GenerationResult, client: EdgeClient, options: dict[str, Any])
 
 @cli.command()
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
-@with_options(PLAN_OPTIONS[:1], PICTURE_OPTIONS, MODEL_OPTIONS, CLOUD_OPTIONS)
+@with_options(PLAN_OPTIONS[:1], PICTURE_OPTIONS, MODEL_OPTIONS, CLOUD_OPTIONS, AGENT_OPTIONS)
 @click.option("-o", "--output", type=PICTURE_FILE, default=Path("compare.png"), show_default=True, help="PNG to write.")
 @click.option("--report", "report_file", type=FILE, help='JSON: {"runs": [report, ...]}.')
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 def compare(prompts: tuple[str, ...], **options: Any) -> None:
     """Generate each PROMPT in every mode from the same seed: pictures side by side, and a table."""
-    from edge_client.terminal import ProgressDisplay, print_results
-
     with bad_usage():
         requests = [make_request(prompt, mode, options) for prompt in prompts for mode in MODES]
     check_outputs(options)
-    display = ProgressDisplay(quiet=options["quiet"])
-    with display.running("edge-client compare"):
-        client = make_client(options, CLOUD_MODES[0])
-        results = run_to_end(_compare(client, requests, display))
+    check_cloud(options, CLOUD_MODES[0])
 
     from edge_client.pictures import comparison_grid, save_report, write_file
+    from edge_client.runs import Runs
+    from edge_client.terminal import ProgressDisplay, print_results
 
-    cells = [(result.images[0], result.report) for result in results]
+    display = ProgressDisplay(quiet=options["quiet"])
+    results: list[Made] = []
+
+    def title(request: GenerationRequest) -> str:
+        return f'"{request.prompt}", mode {request.mode}'
+
+    with display.running("edge-client compare"):
+        run_requests(Runs(requests, display, title=title, keep=results.append), options)
+
+    cells = [(made.pngs[0], made.report) for made in results]
     rows = [(prompt, cells[i * len(MODES) : (i + 1) * len(MODES)]) for i, prompt in enumerate(prompts)]
     grid = comparison_grid(rows)
     write_file(options["output"], lambda file: grid.save(file, "PNG"))
-    reports = [result.report for result in results]
+    reports = [made.report for made in results]
     for report in reports:
         report["images"] = [str(options["output"])]
     written = [str(options["output"])]
@@ -173,17 +185,6 @@ def compare(prompts: tuple[str, ...], **options: Any) -> None:
         written.append(str(options["report_file"]))
     if not options["quiet"]:
         print_results(reports, written)
-
-
-async def _compare(
-    client: EdgeClient, requests: list[GenerationRequest], display: ProgressDisplay
-) -> list[GenerationResult]:
-    results = []
-    async with client:
-        for request in requests:
-            display.title = f'"{request.prompt}", mode {request.mode}'
-            results.append(await _generate_one(client, request, display))
-    return results
 
 
 @cli.command()
@@ -198,6 +199,54 @@ def probe(**options: Any) -> None:
     run_to_end(probe_cloud(addresses, credentials))
 
 
+@cli.command()
+@with_options(
+    listen_options(DEFAULT_ADDRESS, DEFAULT_METRICS_ADDRESS),
+    QUEUE_OPTIONS,
+    MODEL_OPTIONS,
+    CLOUD_OPTIONS,
+    PROCESS_OPTIONS,
+)
+def serve(listen: Address, metrics_listen: Address, log_level: str, **options: Any) -> int:
+    """Run the agent of this machine: models stay loaded, and generate and compare use it by themselves.
+
+    A picture then starts at once, several commands wait their turn, and Prometheus scrapes what all of them measured.
+    It listens on this machine only. SIGTERM lets what runs and waits finish; a second signal ends it at once.
+
+    \b
+    edge-client serve
+    edge-client serve --cloud gpu:50051 --edge-model nota-ai/bk-sdm-tiny
+    edge-client status
+    """  # noqa: D301
+    from edge_client.agent.config import AgentConfig
+    from edge_client.agent.settings import Settings
+
+    check_cloud(options, CLOUD_MODES[0])
+    with bad_usage():
+        config = AgentConfig(
+            listen=listen,
+            metrics_listen=metrics_listen,
+            settings=Settings.of(options),
+            max_queue=options["max_queue"],
+            grace_seconds=options["grace_seconds"],
+            exit_with_stdin=options["exit_with_stdin"],
+        )
+    client = make_client(options)
+
+    from edge_client.agent.server import serve as serve_agent
+
+    return serve_agent(client, config, log_level)
+
+
+@cli.command()
+@click.option("--prompts", is_flag=True, help="Show what is drawn, too.")
+def status(prompts: bool) -> None:
+    """Show the agent of this machine: its models, its cloud and the way there, and who waits."""
+    from edge_client.agent.show import show_status
+
+    run_to_end(show_status(want_prompts=prompts))
+
+
 def run() -> int:
     """Run the command line of `sys.argv`; every error is one plain line.
 
@@ -208,7 +257,7 @@ def run() -> int:
         Exception: A mistake of ours, with its traceback.
     """
     try:
-        cli.main(prog_name="edge-client", standalone_mode=False)
+        exit_code = cli.main(prog_name="edge-client", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -222,7 +271,7 @@ def run() -> int:
         if text is None:
             raise
         return _failed(text, FAILED)
-    return 0
+    return exit_code or 0  # serve says how it ended
 
 
 def _failed(text: str, code: int) -> int:

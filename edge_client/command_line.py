@@ -1,19 +1,25 @@
-"""What the words of a command line mean: a request, a client, credentials; checked before anything is started."""
+"""What the words of a command line mean: a request, a client, an agent; checked before anything is started."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from orchestrator.plan import CLOUD_MODES
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
     from edge_client.request import GenerationRequest
+    from edge_client.runs import Runs
     from wire.credentials import Credentials
+
+# An agent is on this machine: it is there at once, or not at all.
+KNOCK_SECONDS = 0.25
 
 
 @contextmanager
@@ -34,8 +40,40 @@ def check_outputs(options: dict[str, Any], num_images: int = 1) -> None:
         check_outputs([*image_paths(options["output"], num_images), *filter(None, others)])
 
 
-def make_client(options: dict[str, Any], mode: str) -> EdgeClient:
-    """Make the client; torch is imported only when everything that can be checked without it is."""
+def run(runs: Runs, options: dict[str, Any]) -> None:
+    """Make the pictures: with the agent, where one is and fits, else here."""
+    address = None if options["no_agent"] else find_agent(runs)
+    if address is not None:
+        runs.with_agent(address, named_options(), options)
+    if not runs.are_done:
+        runs.here(make_client(options))
+
+
+def find_agent(runs: Runs) -> str | None:
+    """Return where something listens that should be an agent; None where nothing does."""
+    from edge_client.agent.address import VARIABLE, agent_address
+
+    address, is_named = agent_address()
+    if address is None:
+        return None
+    try:
+        socket.create_connection((address.host, address.port), timeout=KNOCK_SECONDS).close()
+    except OSError as error:
+        if is_named:
+            runs.run_by_itself(f"no agent listens at {VARIABLE} {address} ({error.strerror or error})")
+        return None
+    return str(address)
+
+
+def named_options() -> frozenset[str]:
+    """Return the names of the options that the user gave."""
+    context = click.get_current_context()
+    given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return frozenset(name for name in context.params if context.get_parameter_source(name) in given)
+
+
+def check_cloud(options: dict[str, Any], mode: str) -> None:
+    """Refuse options of the cloud that do not go together, or that this mode has no use for."""
     with bad_usage():
         if mode not in CLOUD_MODES and (options["cloud"] or options["cloud_model"]):
             raise ValueError(f"mode {mode} uses no cloud: leave --cloud and --cloud-model out")
@@ -43,8 +81,11 @@ def make_client(options: dict[str, Any], mode: str) -> EdgeClient:
             if options["cloud_model"] is not None:
                 raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
             read_addresses(options)
-        credentials = read_credentials(options)
+        read_credentials(options)
 
+
+def make_client(options: dict[str, Any]) -> EdgeClient:
+    """Make the client of options that `check_cloud` has seen; this imports torch."""
     # Not in the running loop: there Ctrl-C would wait until torch is imported.
     from edge_client.client import EdgeClient
 
@@ -54,7 +95,7 @@ def make_client(options: dict[str, Any], mode: str) -> EdgeClient:
         edge_model=options["edge_model"],
         device=options["device"],
         dtype=options["dtype"],
-        credentials=credentials,
+        credentials=read_credentials(options),
         silence_seconds=options["cloud_timeout"],
         step_seconds=options["cloud_step_timeout"],
     )

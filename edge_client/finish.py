@@ -66,6 +66,7 @@ class Finish:
         if self._cloud is None:
             self._corrections.refuse_all()
         started = time.perf_counter()
+        self._recorder.begin_steps(started)
         self._lead.take_over(self._trajectory)
         try:
             while await self._edge.run_to_call(self._lead, self._corrections.wants_call, self._note):

@@ -167,6 +167,20 @@ CLOUD_OPTIONS = (
         help="Seconds after which a cloud that lives but makes no step is lost.",
     ),
 )
+AGENT_OPTIONS = (
+    click.option(
+        "--no-agent", is_flag=True, help="Load the models in this process, even if an agent (edge-client serve) runs."
+    ),
+)
+QUEUE_OPTIONS = (
+    click.option(
+        "--max-queue",
+        type=click.IntRange(0),
+        default=16,
+        show_default=True,
+        help="Generations that may wait for their turn.",
+    ),
+)
 PROBE_OPTIONS = (
     click.option(
         "--cloud",

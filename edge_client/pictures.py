@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,17 +109,27 @@ def image_paths(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{index}{path.suffix}") for index in range(count)]
 
 
-def save_images(images: Sequence[Image.Image], path: Path, report: Report) -> list[str]:
-    """Save PNGs with the report in their metadata (key `ecdiff`); return their paths.
+def encode_images(images: Sequence[Image.Image], report: Report) -> list[bytes]:
+    """Return PNGs with the report in their metadata (key `ecdiff`), each with its own seed."""
+    encoded = []
+    for index, image in enumerate(images):
+        info = PngInfo()
+        info.add_text(METADATA_KEY, json.dumps({**report, "seed": report["seed"] + index}))
+        file = io.BytesIO()
+        image.save(file, format="PNG", pnginfo=info)
+        encoded.append(file.getvalue())
+    return encoded
+
+
+def save_images(pngs: Sequence[bytes], path: Path) -> list[str]:
+    """Save pictures that are encoded; return their paths.
 
     Raises:
         OSError: See `write_file`.
     """
-    paths = image_paths(path, len(images))
-    for index, (image, target) in enumerate(zip(images, paths, strict=True)):
-        info = PngInfo()
-        info.add_text(METADATA_KEY, json.dumps({**report, "seed": report["seed"] + index}))
-        write_file(target, partial(image.save, format="PNG", pnginfo=info))
+    paths = image_paths(path, len(pngs))
+    for png, target in zip(pngs, paths, strict=True):
+        write_file(target, lambda file, png=png: file.write(png))  # type: ignore[misc]
     return [str(target) for target in paths]
 
 
@@ -134,11 +144,11 @@ def save_latents(path: Path, latents: Array) -> None:
     write_file(path, lambda file: np.save(file, latents.astype(np.float32)))
 
 
-def comparison_grid(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, Report]]]]) -> Image.Image:
+def comparison_grid(rows: Sequence[tuple[str, Sequence[tuple[bytes, Report]]]]) -> Image.Image:
     """Draw one row a prompt, one column a mode, with what each cost under it.
 
     Args:
-        rows: (prompt, [(picture, report), ...]).
+        rows: (prompt, [(PNG, report), ...]).
     """
     columns = max(len(cells) for _, cells in rows)
     cell = TILE_PIXELS + MARGIN_PIXELS
@@ -149,9 +159,9 @@ def comparison_grid(rows: Sequence[tuple[str, Sequence[tuple[Image.Image, Report
     for row, (prompt, cells) in enumerate(rows):
         top = MARGIN_PIXELS // 2 + row * row_pixels
         draw.text((MARGIN_PIXELS, top + 6), f'"{prompt}"', fill="#222222", font=title)
-        for column, (image, report) in enumerate(cells):
+        for column, (png, report) in enumerate(cells):
             left = MARGIN_PIXELS + column * cell
-            grid.paste(_fit(image), (left, top + TITLE_PIXELS))
+            grid.paste(_fit(Image.open(io.BytesIO(png))), (left, top + TITLE_PIXELS))
             draw.rectangle(
                 (left - 1, top + TITLE_PIXELS - 1, left + TILE_PIXELS, top + TITLE_PIXELS + TILE_PIXELS),
                 outline="#dddddd",

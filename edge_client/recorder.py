@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
@@ -14,7 +15,7 @@ from wire.messages import Correction, HandedOff, Plan, Source, Step, Totals
 from wire.tensors import CodecEvent
 
 if TYPE_CHECKING:  # it knows models, and the report is wanted by who only checks a file name
-    from edge_client.decision import Decision
+    from orchestrator.decision import Decision
 
 SECONDS = (
     "total",
@@ -40,7 +41,8 @@ class Traffic(Protocol):
 class Snapshot:
     """Where a generation stands, for a progress display.
 
-    `step_sources` has one letter a step that is done: C, x or e. `note` is a line for the user, once.
+    `step_sources` has one letter a step that is done: C, x or e. `first_step_at` is when the first one began, here or
+    in the cloud, on `time.perf_counter`'s clock; None before that. `note` is a line for the user, once.
     """
 
     phase: str
@@ -50,6 +52,7 @@ class Snapshot:
     bytes_received: int
     bytes_sent: int
     queue_position: int
+    first_step_at: float | None = None
     note: str = ""
 
 
@@ -63,6 +66,7 @@ class Recorder:
     decision: Decision | None = None
     phase: str = "connecting"
     queue_position: int = 0
+    first_step_at: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SECONDS, 0.0))
     handoff_stages: dict[str, float] = field(default_factory=dict)
     handoff_reason: HandoffReason | None = None
@@ -92,8 +96,15 @@ class Recorder:
         """Take over what crossed the stream so far."""
         self.bytes_sent, self.bytes_received = stream.bytes_sent, stream.bytes_received
 
+    def begin_steps(self, at: float) -> None:
+        """Note when the first step began, on `time.perf_counter`'s clock; later ones are no news."""
+        if self.first_step_at is None:
+            self.first_step_at = at
+
     def cloud_step(self, step: Step, received_at: float) -> None:
         """Note a step of the cloud; `received_at` is this side's wall clock."""
+        # It began before what it took, and its way here counts as waiting too.
+        self.begin_steps(time.perf_counter() - step.compute_seconds)
         # Without its latents: a report must not keep a whole trajectory in memory.
         self.cloud_steps[step.step_index] = replace(step, latents=None, latents_before=None, prediction=None)
         if step.extrapolation_error is not None:
@@ -201,6 +212,7 @@ class Recorder:
                 bytes_received=self.bytes_received,
                 bytes_sent=self.bytes_sent,
                 queue_position=self.queue_position,
+                first_step_at=self.first_step_at,
                 note=note,
             )
         )

@@ -58,6 +58,7 @@ def make_report(recorder: Recorder) -> Report:
         "deadline": _deadline(recorder),
         "fallbacks": list(recorder.fallbacks),
         "warnings": list(recorder.warnings),
+        "agent": None,
     }
 
 

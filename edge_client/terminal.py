@@ -29,6 +29,7 @@ class ProgressDisplay:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._noted: set[str] = set()
+        self._queued: set[str] = set()
         self.title = ""
         self.request_id = ""
 
@@ -50,11 +51,27 @@ class ProgressDisplay:
 
     def __call__(self, snapshot: Snapshot) -> None:
         """Show a snapshot."""
-        if snapshot.note and snapshot.note not in self._noted:
-            self._noted.add(snapshot.note)
-            self._console.print(f"note: {snapshot.note} (request {self.request_id})", markup=False)
+        if snapshot.note:
+            self.note(f"{snapshot.note} (request {self.request_id})")
         if self._live is not None:
             self._live.update(render(self.title, snapshot))
+
+    def wait_in_queue(self, num_ahead: int) -> None:
+        """Show a place in the agent's queue; where there is no live line, the first one only."""
+        if not num_ahead:
+            return
+        line = f"{num_ahead} ahead in the agent's queue"
+        if self._live is not None:
+            self._live.update(Group(Text(self.title, "italic"), Text("waiting", "bold"), Text(line, "yellow")))
+        elif self.request_id not in self._queued:
+            self._queued.add(self.request_id)
+            self.note(f"{line} (request {self.request_id})")
+
+    def note(self, line: str) -> None:
+        """Show a line for the user, once."""
+        if line not in self._noted:
+            self._noted.add(line)
+            self._console.print(f"note: {line}", markup=False)
 
 
 def render(title: str, snapshot: Snapshot) -> RenderableType:

@@ -16,6 +16,7 @@ from edge_client.pictures import (
     check_outputs,
     check_writable,
     comparison_grid,
+    encode_images,
     image_paths,
     save_images,
     save_latents,
@@ -35,7 +36,7 @@ def report(mode: str = "edge", prompt: str = "red apple") -> Report:
 
 def test_png_carries_the_report_with_each_pictures_own_seed(tmp_path: Path) -> None:
     images = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
-    names = save_images(images, tmp_path / "out.png", report())
+    names = save_images(encode_images(images, report()), tmp_path / "out.png")
     assert [Path(name).name for name in names] == ["out-0.png", "out-1.png"]
     seeds = [json.loads(Image.open(name).text["ecdiff"])["seed"] for name in names]
     assert seeds == [7, 8]
@@ -85,7 +86,8 @@ def test_two_outputs_never_share_a_file(tmp_path: Path) -> None:
 
 
 def test_grid_has_a_row_a_prompt_and_a_column_a_mode() -> None:
-    cells = [(Image.new("RGB", (64, 64), "red"), report(mode)) for mode in MODES]
+    (png,) = encode_images([Image.new("RGB", (64, 64), "red")], report())
+    cells = [(png, report(mode)) for mode in MODES]
     one, two = comparison_grid([("a", cells)]), comparison_grid([("a", cells), ("b", cells)])
     assert one.width == two.width > 4 * 256
     assert two.height > 1.8 * one.height
