@@ -58,6 +58,11 @@ def check_open(
         stepper = _make_stepper(header, served)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
+    if not served.has_room_for(latents_shape):
+        raise LimitExceeded(
+            f"latents of {' x '.join(map(str, latents_shape))} take more memory than is free here: "
+            "ask for fewer or smaller pictures"
+        )
     if not header.codecs:
         raise InvalidRequest(f"none of the codecs that the client accepts is known here: {_names(CODECS)}")
     codec = header.codecs[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import threading
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from cloud_service.config import LOGGER_NAME, Timings
+from cloud_service.memory import BatchCost, device_memory, measure_batches
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.session import SessionEvent
@@ -37,11 +39,21 @@ class Served:
         model: Its methods that compute belong to the device thread; the event loop may read its facts.
         embeds_shape: `[1, L, D]` of an encoded prompt.
         step_seconds: One evaluation at the default size.
+        batch_cost: What a batch takes of the device's memory; None where nobody can say.
     """
 
     model: Model
     embeds_shape: tuple[int, ...]
     step_seconds: float
+    batch_cost: BatchCost | None
+
+    def has_room_for(self, latents_shape: tuple[int, ...]) -> bool:
+        """Whether a forward pass over latents `[B, C, H, W]` finds room, by what the default size took."""
+        memory = device_memory(self.model.device)
+        if memory is None or self.batch_cost is None:
+            return True
+        default = math.prod(self.model.latents_shape(0, 0, 1))
+        return self.batch_cost.fits(math.prod(latents_shape) / default, memory)
 
 
 class Engine:
@@ -144,7 +156,7 @@ class Engine:
     def _run(self, ready: asyncio.Future[Served]) -> None:
         with torch.inference_mode():
             try:
-                served = warm_up(self._load())
+                served = warm_up(self._load(), max_batch=self._max_batch)
             except Exception as error:
                 self._loop.call_soon_threadsafe(_settle, ready, _loading_error(error))
                 return
@@ -213,26 +225,42 @@ def _settle(ready: asyncio.Future[Served], outcome: Served | Exception) -> None:
         ready.set_result(outcome)
 
 
-def warm_up(model: Model) -> Served:
-    """Encode an empty prompt and evaluate at the default size, so that the first client pays for no lazy start."""
+def warm_up(model: Model, *, max_batch: int) -> Served:
+    """Encode an empty prompt and evaluate at the default size, so that the first client pays for no lazy start.
+
+    Raises:
+        MemoryError: A batch of `max_batch` sessions does not fit.
+    """
     conditioning = model.encode_prompt("", guided=True)
     latents = torch.zeros(model.latents_shape(0, 0, 1), device=model.device, dtype=model.dtype)
     evaluation = Evaluation(latents=latents, timestep=1.0, conditioning=conditioning, guidance_scale=2.0)
+    memory = device_memory(model.device)
+    cost = None
+    if memory is not None:
+        cost = measure_batches(lambda size: _evaluate(model, [evaluation] * size), memory, max_batch=max_batch)
     step_seconds = _timed(model, evaluation)
     if step_seconds < _CHEAP_SECONDS:
         step_seconds = _timed(model, evaluation)
-    return Served(model=model, embeds_shape=tuple(conditioning.prompt_embeds.shape), step_seconds=step_seconds)
+    return Served(
+        model=model, embeds_shape=tuple(conditioning.prompt_embeds.shape), step_seconds=step_seconds, batch_cost=cost
+    )
 
 
 def _timed(model: Model, evaluation: Evaluation) -> float:
     started = time.monotonic()
-    (noise_pred,) = model.evaluate([evaluation])
-    noise_pred.sum().item()  # a GPU answers before it is done; a number has to wait
+    _evaluate(model, [evaluation])
     return time.monotonic() - started
+
+
+def _evaluate(model: Model, evaluations: list[Evaluation]) -> None:
+    # A GPU answers before it is done; a number has to wait.
+    model.evaluate(evaluations)[-1].sum().item()
 
 
 def _loading_error(error: Exception) -> Exception:
     if not ran_out_of_memory(error):
+        return error
+    if isinstance(error, MemoryError) and str(error):
         return error
     plain = MemoryError("there is not enough memory to load the model and evaluate it at its default size")
     plain.__cause__ = error

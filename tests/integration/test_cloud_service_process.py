@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -213,3 +214,13 @@ def test_help_answers_before_anything_heavy_is_imported() -> None:
     command = [sys.executable, "-m", "cloud_service", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.startswith("cloud-service, version ")
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_is_refused_at_the_start(programs: Programs) -> None:
+    # The bundled model: of the tiny one no batch is too large for this machine.
+    finished = programs.cold("cloud_service", "serve", *PORTS, "--max-batch", "100000").wait()
+    assert finished.returncode == 1
+    assert "serving" not in finished.stdout
+    (line,) = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(r"error: a batch of 100000 takes about .* GiB .* say --max-batch [0-9]+, or make room", line)
