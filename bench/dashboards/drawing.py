@@ -44,7 +44,7 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, window: Window, path: Pat
             empty.append(panel.title)
         left, width = panel.left / _COLUMNS, panel.width / _COLUMNS
         bottom = top - unit * (panel.top + panel.height)
-        room = (0.52 / _WIDTH_INCHES, 0.38 / height_inches, 0.12 / _WIDTH_INCHES, 0.3 / height_inches)
+        room = (0.62 / _WIDTH_INCHES, 0.38 / height_inches, 0.12 / _WIDTH_INCHES, 0.3 / height_inches)
         box = (left + room[0], bottom + room[1], width - room[0] - room[2], unit * panel.height - room[1] - room[3])
         axis = figure.add_axes(box)
         axis.set_title(panel.title, fontsize=9, loc="left")
@@ -82,10 +82,12 @@ def _draw_lines(axis: Any, panel: Panel, named: Named, window: Window) -> None:
     if panel.bound is not None:
         axis.axhline(panel.bound, color="tab:red", lw=1, ls="--")
     _label_time(axis, window)
-    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    lowest = min((float(np.nanmin(series.values)) for _, series in named), default=0.0)
+    axis.set_ylim(bottom=min(0.0, 1.05 * lowest))
     axis.yaxis.set_major_formatter(lambda value, _: text_of(value, panel.unit))
-    if named:
-        columns = 1 if len(named) <= _MAX_LEGEND else 2
+    names = axis.get_legend_handles_labels()[1]
+    if names:
+        columns = 1 if len(names) <= _MAX_LEGEND else 2
         axis.legend(fontsize=6, loc="upper left", ncols=columns, framealpha=0.7)
 
 

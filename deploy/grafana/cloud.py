@@ -45,7 +45,9 @@ _VALUES = (
         unit="short",
         kind="value",
         bound=1,
-        queries=(Query(expr=f"sum(increase(ecdiff_sessions_rejected_total{{{_CLOUD}}}[{RANGE}]))", legend="rejected"),),
+        queries=(
+            Query(expr=f"round(sum(increase(ecdiff_sessions_rejected_total{{{_CLOUD}}}[{RANGE}])))", legend="rejected"),
+        ),
     ),
 )
 

@@ -36,7 +36,9 @@ _VALUES = (
         unit="short",
         kind="value",
         queries=(
-            Query(expr=f"sum(increase(ecdiff_fleet_generations_total{{{_FLEET}}}[{RANGE}]))", legend="generations"),
+            Query(
+                expr=f"round(sum(increase(ecdiff_fleet_generations_total{{{_FLEET}}}[{RANGE}])))", legend="generations"
+            ),
         ),
     ),
     Panel(

@@ -25,7 +25,7 @@ _VALUES = (
         description="How many there were in the time range.",
         unit="short",
         kind="value",
-        queries=(Query(expr=f"sum(increase(ecdiff_handoffs_total{{{_EDGE}}}[{RANGE}]))", legend="handoffs"),),
+        queries=(Query(expr=f"round(sum(increase(ecdiff_handoffs_total{{{_EDGE}}}[{RANGE}])))", legend="handoffs"),),
     ),
     Panel(
         title="Of them because the cloud was lost",
