@@ -37,10 +37,11 @@ def test_the_datasource_is_the_one_that_dashboards_name_and_knows_the_scrape_int
     assert source["jsonData"]["timeInterval"] == scraped
 
 
-def test_one_provider_reads_the_dashboards_from_a_folder() -> None:
+def test_one_provider_reads_the_dashboards_from_where_compose_puts_them() -> None:
     (provider,) = yaml.safe_load((PROVISIONING / "dashboards" / "ecdiff.yaml").read_text())["providers"]
     assert provider["type"] == "file"
-    assert Path(provider["options"]["path"]).is_absolute()
+    volumes = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["grafana"]["volumes"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in volumes
 
 
 def test_dashboards_have_names_of_their_own() -> None:
