@@ -11,9 +11,10 @@ import torch
 
 from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink
+from harness.agent import Agent, StartAgent, StartCommand
 from harness.cloud import Cloud, RunEdge, StartCloud
 from harness.gate import Gate
-from harness.programs import Finished, Programs
+from harness.programs import Finished, Program, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL, ReferencePair
 from wire.credentials import Credentials
 from wire.messages import Description
@@ -65,6 +66,42 @@ def run_edge(programs: Programs, tmp_path: Path) -> RunEdge:
         return programs.forked("edge_client", *words, folder=tmp_path, file_limit_bytes=file_limit_bytes).wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def agent(programs: Programs, cloud: Cloud) -> Agent:
+    """The agent that most of its tests share; its queue takes three."""
+    arguments = ("--cloud", cloud.address, "--edge-model", str(EDGE_MODEL), "--max-queue", "3")
+    return Agent(programs.forked("edge_client", "serve", *arguments, *FREE_PORTS))
+
+
+@pytest.fixture
+def start_agent(programs: Programs, tmp_path: Path) -> Iterator[StartAgent]:
+    """Starts an agent of the tiny edge model that can be held at a step; it is killed at the end of the test."""
+    agents: list[Agent] = []
+
+    def start(*arguments: str | Path) -> Agent:
+        gates = tmp_path / f"agent-gates-{len(agents)}"
+        Gate.create(gates)
+        words = ["--edge-model", str(EDGE_MODEL), *map(str, arguments)]
+        agents.append(Agent(programs.forked("edge_client", "serve", *words, *FREE_PORTS, gate=gates), gates))
+        return agents[-1]
+
+    yield start
+    for started in agents:
+        started.program.kill()
+
+
+@pytest.fixture
+def start_command(programs: Programs, tmp_path: Path) -> StartCommand:
+    """Starts `edge-client` in the test's folder, where it finds an agent."""
+
+    def start(agent: Agent, *arguments: str | Path) -> Program:
+        words = [str(argument) for argument in arguments]
+        environment = {"ECDIFF_AGENT": agent.address}
+        return programs.forked("edge_client", *words, folder=tmp_path, environment=environment)
+
+    return start
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
