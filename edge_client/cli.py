@@ -92,6 +92,7 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
     edge-client generate "red apple, fluent style"
     edge-client generate "red apple, fluent style" --mode split --steps 30,20 --seed 7
     edge-client generate "a castle" --cloud gpu:50051 --edge-model nota-ai/bk-sdm-tiny --report run.json
+    edge-client generate "red apple, fluent style" --orchestrator 127.0.0.1:50061
     """  # noqa: D301
     mode = mode or ("split" if options["steps"] else DEFAULT_MODE)
     with bad_usage():

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from orchestrator.plan import CLOUD_MODES
+from wire.serving.address import Address
 
 if TYPE_CHECKING:
     from edge_client.client import EdgeClient
@@ -95,6 +96,7 @@ def make_client(options: dict[str, Any]) -> EdgeClient:
         edge_model=options["edge_model"],
         device=options["device"],
         dtype=options["dtype"],
+        orchestrator=options["orchestrator"],
         credentials=read_credentials(options),
         silence_seconds=options["cloud_timeout"],
         step_seconds=options["cloud_step_timeout"],
@@ -119,7 +121,10 @@ def read_credentials(options: dict[str, Any]) -> Credentials:
         tls_key=options["tls_key"],
         allow_plaintext_token=options["allow_plaintext_token"],
     )
-    for address in read_addresses(options) if options["cloud"] is not None else ():
+    addresses = list(read_addresses(options)) if options["cloud"] is not None else []
+    if options.get("orchestrator") is not None:
+        addresses.append(str(Address.parse(options["orchestrator"])))
+    for address in addresses:
         credentials.metadata(address)
     return credentials
 

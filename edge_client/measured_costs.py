@@ -15,6 +15,7 @@ from edge_client.edge_model import EdgeModel, Typical
 from edge_client.local_cloud import usable_cores
 from orchestrator.cost import Costs
 from wire.credentials import is_loopback
+from wire.fleet_messages import KnownCosts
 from wire.messages import DType, Source, Step
 
 # Enough to be told from the round trip on a narrow link, little enough not to be waited for there.
@@ -42,7 +43,7 @@ class MeasuredCosts:
         self._edge = edge
         self._link = link
         self._is_prepared = self._shared_cores = False
-        self._edge_elements = 0
+        self._edge_elements = math.prod(edge.model.latents_shape(0, 0, 1))
         self._cloud_seconds_per_element = Typical()
 
     async def _shares_cores(self) -> bool:
@@ -64,7 +65,8 @@ class MeasuredCosts:
             await link.measure(num_probes=BURST_PROBES, num_transfers=_NUM_TRANSFERS, transfer_bytes=_TRANSFER_BYTES)
             await time_once(edge)
             self._edge_elements, self._is_prepared = default_elements, True
-        load, self._shared_cores = (await link.describe()).load, await self._shares_cores()
+        load = (await link.describe()).load
+        self._shared_cores = await self._shares_cores()
         num_elements = math.prod(latents_shape)
         edge_ratio = num_elements / self._edge_elements
         own_seconds = self._cloud_seconds_per_element.seconds
@@ -82,24 +84,47 @@ class MeasuredCosts:
             shared_cores=self._shared_cores,
         )
 
-    def learn(self, cloud_steps: Collection[Step], num_shadowed: int, latents_shape: tuple[int, ...]) -> None:
+    async def known(self, latents_shape: tuple[int, ...]) -> KnownCosts:
+        """Return what is known without asking or timing anything now, for latents `[B, C, H, W]`."""
+        edge, link = self._edge, self._link
+        num_elements = math.prod(latents_shape)
+        edge_ratio = num_elements / self._edge_elements
+        self._shared_cores = await self._shares_cores()
+        encode = edge.encode_seconds.seconds or None
+        return KnownCosts(
+            latents_bytes=num_elements * _ITEM_BYTES[DType[link.description.model.dtype.upper()]],
+            rtt_seconds=link.estimate.rtt_quantile_seconds(0.5) if link.estimate.num_probes else None,
+            bandwidth_bytes_per_second=link.estimate.bandwidth_bytes_per_second,
+            cloud_step_seconds=num_elements * self._cloud_seconds_per_element.seconds or None,
+            edge_step_seconds=edge.step_seconds.seconds * edge_ratio or None,
+            encode_prompt_seconds=encode,
+            edge_encode_prompt_seconds=encode,
+            decode_seconds=edge.decode_seconds.seconds * edge_ratio or None,
+            shared_cores=self._shared_cores,
+        )
+
+    def learn(self, cloud_steps: Collection[Step], num_shadowed: int, latents_shape: tuple[int, ...]) -> float | None:
         """Take in a generation that is done.
 
         Args:
             cloud_steps: Of the cloud's lead.
             num_shadowed: How many of them the edge evaluated too.
             latents_shape: `[B, C, H, W]`.
+
+        Returns:
+            What one of its real steps took, without what ran beside it; None where there was none.
         """
         self._edge_elements = num_elements = math.prod(latents_shape)
         computed = [step.compute_seconds for step in cloud_steps if step.source is Source.CLOUD]
         if not computed:
-            return
+            return None
         seconds = statistics.fmean(computed)
         if self._shared_cores:
             # What runs beside a step can at most double it.
             beside = num_shadowed * self._edge.step_seconds.seconds / len(computed)
             seconds = max(seconds - beside, seconds / 2)
         self._cloud_seconds_per_element.add(seconds / num_elements)
+        return seconds
 
 
 async def time_once(edge: EdgeModel) -> None:

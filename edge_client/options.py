@@ -139,17 +139,24 @@ MODEL_OPTIONS = (
     ),
 )
 CREDENTIAL_OPTIONS = (
-    click.option("--auth-token-file", type=INPUT_FILE, help="File with the bearer token that the cloud asks for."),
+    click.option("--auth-token-file", type=INPUT_FILE, help="File with the bearer token that the services ask for."),
     click.option("--allow-plaintext-token", is_flag=True, help="Send the token unencrypted to another host."),
-    click.option("--tls-ca", type=INPUT_FILE, help="Certificate authority of the cloud; turns TLS on."),
-    click.option("--tls-cert", type=INPUT_FILE, help="Client certificate, where the cloud asks for one."),
+    click.option("--tls-ca", type=INPUT_FILE, help="Certificate authority of the services; turns TLS on."),
+    click.option("--tls-cert", type=INPUT_FILE, help="Client certificate, where a service asks for one."),
     click.option("--tls-key", type=INPUT_FILE, help="Key of the client certificate."),
 )
 CLOUD_OPTIONS = (
     click.option(
         "--cloud",
         metavar="HOST:PORT[,HOST:PORT]",
-        help="Running cloud services, in order of preference. Without it one is started, and stopped again.",
+        help="Running cloud services, in order of preference. Without it (and without --orchestrator) one is started, "
+        "and stopped again.",
+    ),
+    click.option(
+        "--orchestrator",
+        metavar="HOST:PORT",
+        help="Orchestrator service (orchestrator serve): it names the cloud where --cloud and --cloud-model do not, "
+        "chooses the plans of mode adaptive, and is told how long things took, never the prompt.",
     ),
     *CREDENTIAL_OPTIONS,
     click.option(

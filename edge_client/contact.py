@@ -1,0 +1,134 @@
+"""Which cloud a client uses: those it was named, those that its orchestrator names, or one of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from diffusion.model import ModelInfo
+from edge_client.cloud_link import CloudLink
+from edge_client.local_cloud import STOP_SECONDS, LocalCloud
+from edge_client.orchestrator_link import OrchestratorLink
+from edge_client.recorder import Recorder
+from edge_client.request import REMOTE_WAIT_SECONDS
+from wire.credentials import Credentials
+
+# A service of our own may be downloading its model; its end is noticed at once.
+OWN_WAIT_SECONDS = 3600.0
+
+AboutEdge = Callable[[], Awaitable[ModelInfo]]
+
+
+class CloudContact:
+    """Makes and keeps the link to one cloud.
+
+    Args:
+        addresses: Of running services, in order of preference; empty: see the next ones.
+        orchestrator: Names the services where no address was given.
+        cloud_model: Folder or hub id for a service of its own; it starts one where nobody names any.
+        device: For that.
+        dtype: For that.
+        credentials: For all services but its own.
+    """
+
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        orchestrator: OrchestratorLink | None,
+        *,
+        cloud_model: str | None,
+        device: str,
+        dtype: str,
+        credentials: Credentials,
+    ) -> None:
+        self.link: CloudLink | None = None
+        self._addresses = addresses
+        # A model that is named for a service of its own is meant: nobody else's is asked for.
+        self._orchestrator = None if addresses or cloud_model is not None else orchestrator
+        self._cloud_model = cloud_model
+        self._device, self._dtype = device, dtype
+        self._credentials = credentials
+        self._local_cloud: LocalCloud | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the cloud is a process of this client's, on this machine."""
+        return self._local_cloud is not None
+
+    @property
+    def is_assigned(self) -> bool:
+        """Whether an orchestrator says which cloud is used."""
+        return self._orchestrator is not None
+
+    async def reach(self, recorder: Recorder, about_edge: AboutEdge) -> CloudLink:
+        """Return the link, made now where there is none.
+
+        Args:
+            recorder: Told of the time it took, and of what is not as it should be.
+            about_edge: Returns what the edge model is, which an orchestrator wants to know.
+
+        Raises:
+            EcdiffError: Nobody serves.
+        """
+        if self._orchestrator is not None:
+            return await self._reach_assigned(self._orchestrator, recorder, await about_edge())
+        if self.link is not None:
+            return self.link
+        if self._addresses:
+            started = time.perf_counter()
+            self.link = await self._connect(self._addresses, recorder)
+            recorder.seconds["connect"] = time.perf_counter() - started
+            return self.link
+        if self._local_cloud is None:
+            self._local_cloud = await LocalCloud.start(self._cloud_model, device=self._device, dtype=self._dtype)
+        return await self._connect_to_own(self._local_cloud, recorder)
+
+    async def forget(self) -> None:
+        """After a loss the next contact is a first one; a dead service of ours is replaced."""
+        if self.link is not None:
+            await self.link.close()
+            self.link = None
+        if self._local_cloud is not None:
+            await self._local_cloud.stop()
+            self._local_cloud = None
+
+    async def _reach_assigned(self, orchestrator: OrchestratorLink, recorder: Recorder, edge: ModelInfo) -> CloudLink:
+        started = time.perf_counter()
+        if self.link is None:
+            self.link = await self._connect(await orchestrator.replicas(edge, recorder.warn), recorder)
+        elif better := await orchestrator.better_replicas(self.link.address, edge):
+            # One that serves is let go only for another that does.
+            current, self.link = self.link, await self._connect(better, recorder)
+            await current.close()
+        recorder.seconds["connect"] = time.perf_counter() - started
+        return self.link
+
+    async def _connect(self, addresses: tuple[str, ...], recorder: Recorder) -> CloudLink:
+        link = await CloudLink.connect(addresses, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
+        if link.address != addresses[0]:
+            recorder.warn(f"{addresses[0]} does not serve; using the cloud at {link.address}")
+        return link
+
+    async def _connect_to_own(self, local: LocalCloud, recorder: Recorder) -> CloudLink:
+        """Wait for the service to load its model, or to say why it cannot."""
+        failing = asyncio.create_task(local.wait_failed())
+        connecting = asyncio.create_task(
+            CloudLink.connect((local.address,), Credentials(), wait_seconds=OWN_WAIT_SECONDS, keep_trying=True)
+        )
+        try:
+            await asyncio.wait({failing, connecting}, return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done() and connecting.exception() is not None:
+                # A service that goes down breaks the connection a moment before its process is gone.
+                await asyncio.wait({failing}, timeout=STOP_SECONDS)
+            if failing.done():
+                raise failing.result()
+            self.link = connecting.result()
+        finally:
+            for task in (failing, connecting):
+                task.cancel()
+            await asyncio.gather(failing, connecting, return_exceptions=True)
+        started = time.perf_counter()
+        await self.link.describe()
+        recorder.seconds["connect"] = time.perf_counter() - started
+        return self.link
