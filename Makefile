@@ -96,11 +96,11 @@ up-local: setup  ## without Docker: the bundled cloud service in the background 
 down-local:  ## stop what make up-local started
 	@deploy/local.sh down
 
-wheels: setup  ## fill deploy/wheels, so that images are built without a network: PIP_NO_INDEX=1 make up
+wheels:  ## fill deploy/wheels, so that images are built without a network: PIP_NO_INDEX=1 make up
 	@mkdir -p out
-	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
 	  >out/requirements.txt
-	$(BIN)/python -m pip download --quiet --dest deploy/wheels --only-binary=:all: --python-version 3.11 \
+	$(PYTHON) -m pip download --quiet --dest deploy/wheels --only-binary=:all: --python-version 3.11 \
 	  -c constraints.txt 'setuptools>=77' -r out/requirements.txt
 
 clean: down-local
