@@ -52,9 +52,10 @@ class PlanLibrary:
     def find(
         self, *, cloud_fingerprint: str, edge_fingerprint: str, scheduler: str, num_steps: int, guidance_scale: float
     ) -> tuple[str, PlanFile] | None:
-        """Return name and content of the file for a pair, scheduler and step count; of several the one whose guidance
-        is closest. None where there is none.
-        """  # noqa: D205
+        """Return name and content of the file for a pair, scheduler and step count; None where there is none.
+
+        Of several it is the one whose guidance is closest.
+        """
         wanted = (cloud_fingerprint, edge_fingerprint, scheduler, num_steps)
         fitting = [
             (abs(file.guidance_scale - guidance_scale), name, file)
