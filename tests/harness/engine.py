@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 import yaml
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.models.containers import Container
+from PIL import Image
 
+from harness.scrape import Scrape
 from harness.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +31,13 @@ OURS = ("cloud", "orchestrator", "edge")
 # Grafana cannot be stood in for; its dashboards' queries are run, and its provisioning is checked by the unit tests.
 WATCHED = (*OURS, "prometheus")
 _BUILD_SECONDS = 1800
+_METRICS_PORTS = {"cloud": 9101, "orchestrator": 9102, "edge": 9103}
+_OUT = ROOT / "out" / "docker-test"
+
+
+def tell(text: str) -> None:
+    """Say something past pytest's capture: a run's timings are one of its results."""
+    print(text, file=sys.__stdout__, flush=True)
 
 
 def engine() -> docker.DockerClient:
@@ -112,9 +124,16 @@ class Stack:
         client: Of the Engine.
         project: Its name; containers, networks and volumes bear it.
         files: Compose files, in deploy/.
+        environment: What they are told besides.
     """
 
-    def __init__(self, client: docker.DockerClient, project: str, files: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        project: str,
+        files: tuple[str, ...],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.client = client
         self.project = project
         self.prometheus_port = free_port()
@@ -127,6 +146,7 @@ class Stack:
             "REVISION": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
             # Everything comes from deploy/wheels: the same build with and without a network.
             "PIP_NO_INDEX": "1",
+            **(environment or {}),
         }
 
     @property
@@ -156,8 +176,9 @@ class Stack:
 
     def up(self, *services: str) -> float:
         """Start services from built images; return the seconds until the last of them is healthy."""
-        (ROOT / "out").mkdir(exist_ok=True)
-        (ROOT / "out").chmod(0o1777)
+        for folder in (_OUT.parent, _OUT):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o1777)
         started = time.monotonic()
         self.compose("up", "--detach", "--no-build", *services, timeout_seconds=180)
         for name in services:
@@ -178,6 +199,26 @@ class Stack:
     def health(self, service: str) -> str:
         """Return what the health check says: starting, healthy or unhealthy."""
         return str(self.container(service).attrs["State"]["Health"]["Status"])
+
+    def scrape(self, service: str) -> Scrape:
+        """Return what one of ours tells Prometheus."""
+        url = f"http://127.0.0.1:{_METRICS_PORTS[service]}/metrics"
+        program = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=5).read().decode())"
+        code, output = self.container(service).exec_run(["python", "-c", program])
+        assert code == 0, output
+        return Scrape(output.decode())
+
+    def generate(self, name: str, *options: str) -> Any:
+        """Draw a picture from inside the edge container; return its report, the picture checked on the host."""
+        for suffix in ("png", "json"):
+            (_OUT / f"{name}.{suffix}").unlink(missing_ok=True)
+        started = time.monotonic()
+        files = ("-o", f"/out/{_OUT.name}/{name}.png", "--report", f"/out/{_OUT.name}/{name}.json")
+        self.compose("exec", "-T", "edge", "edge-client", "generate", "red apple, fluent style", *files, *options)
+        tell(f"{name}: picture after {time.monotonic() - started:.1f} s")
+        with Image.open(_OUT / f"{name}.png") as picture:
+            picture.verify()
+        return json.loads((_OUT / f"{name}.json").read_text())
 
     def leftovers(self) -> list[str]:
         """Return the names of what the Engine still has of the project."""
