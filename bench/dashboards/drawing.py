@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,17 @@ _MAX_LEGEND = 12
 Named = list[tuple[str, Series]]
 
 
-def draw(dashboard: Dashboard, prometheus: Prometheus, window: Window, path: Path) -> list[str]:
+def draw(
+    dashboard: Dashboard, prometheus: Prometheus, window: Window, path: Path, marks: Mapping[str, float] | None = None
+) -> list[str]:
     """Draw one dashboard to a PNG.
+
+    Args:
+        dashboard: Its panels.
+        prometheus: Has the data.
+        window: What of it is drawn.
+        path: The PNG.
+        marks: Unix times at which something began, by its name.
 
     Returns:
         The titles of the panels that have no data.
@@ -49,6 +58,8 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, window: Window, path: Pat
         axis = figure.add_axes(box)
         axis.set_title(panel.title, fontsize=9, loc="left")
         _DRAWN[panel.kind](axis, panel, named, window)
+        if panel.kind != "stat":
+            _mark(axis, marks or {}, window)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
     return empty
@@ -140,6 +151,14 @@ def _label_time(axis: Any, window: Window) -> None:
     axis.set_xlabel("minutes", fontsize=7, labelpad=1)
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.25)
+
+
+def _mark(axis: Any, marks: Mapping[str, float], window: Window) -> None:
+    for name, began in marks.items():
+        minute = (began - window.start) / 60
+        axis.axvline(minute, color="tab:gray", lw=0.8, ls=":")
+        inside = axis.get_xaxis_transform()
+        axis.text(minute, 0.985, f" {name}", fontsize=6, color="tab:gray", transform=inside, va="top")
 
 
 _DRAWN: dict[str, Callable[[Any, Panel, Named, Window], None]] = {

@@ -122,16 +122,17 @@ def main(output: Path, phase_seconds: int) -> None:
         raise click.ClickException("there is no `prometheus` here: install Debian's package")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
-        prometheus, seconds = _run(processes, phase_seconds)
-        window = prometheus.window(time.time(), seconds, _NUM_POINTS)
+        prometheus, marks = _run(processes, phase_seconds)
+        now = time.time()
+        window = prometheus.window(now, now - min(marks.values()), _NUM_POINTS)
         for dashboard in read_dashboards():
             path = output / f"{dashboard.name}.png"
-            empty = draw(dashboard, prometheus, window, path)
+            empty = draw(dashboard, prometheus, window, path, marks)
             click.echo(f"wrote {path}" + (f"; no data: {', '.join(empty)}" if empty else ""))
 
 
-def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, float]:
-    """Play the scenario; return who watched it, and how long it took."""
+def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, dict[str, float]]:
+    """Play the scenario; return who watched it, and when each phase began, Unix seconds."""
     first, second = (processes.service("cloud_service", *_FREE_PORTS) for _ in range(2))
     near, far = (Way(processes, cloud.address, "fibre") for cloud in (first, second))
     orchestrator = processes.service("orchestrator", *_FREE_PORTS, "--cloud", f"{near.address},{far.address}")
@@ -162,13 +163,14 @@ def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, float]:
         "killed": kill,
         "back": bring_back,
     }
-    started = time.time()
+    marks = {}
     with _customers(processes.folder, agents):
         for name, begin in phases.items():
-            click.echo(f"{time.time() - started:5.0f} s  {name}")
             begin()
+            marks[name] = time.time()
+            click.echo(name)
             time.sleep(phase_seconds)
-    return prometheus, time.time() - started
+    return prometheus, marks
 
 
 def _watch(processes: Processes, **services: list[Service]) -> Prometheus:

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+Kind = Literal["lines", "stack", "value", "heatmap"]
+Json = dict[str, Any]
+
 DATASOURCE = {"type": "prometheus", "uid": "ecdiff-prometheus"}
 RATE = "$__rate_interval"
 RANGE = "$__range"
@@ -14,9 +17,11 @@ RANGE = "$__range"
 _COLUMNS = 24
 _ROW_HEIGHTS = {"value": 4, "lines": 8, "stack": 8, "heatmap": 8}
 _SCHEMA_VERSION = 39
-
-Kind = Literal["lines", "stack", "value", "heatmap"]
-Json = dict[str, Any]
+# By whether the panel is wide.
+_LEGENDS: dict[bool, Json] = {
+    True: {"displayMode": "table", "placement": "right", "calcs": ["lastNotNull", "max"]},
+    False: {"displayMode": "list", "placement": "bottom", "calcs": []},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +143,7 @@ def _panels(rows: tuple[tuple[Panel, ...], ...]) -> Iterator[Json]:
         for column, panel in enumerate(row):
             number += 1
             place = {"x": column * width, "y": top, "w": width, "h": height}
-            yield {
+            drawn = {
                 "id": number,
                 "title": panel.title,
                 "description": panel.description,
@@ -149,6 +154,9 @@ def _panels(rows: tuple[tuple[Panel, ...], ...]) -> Iterator[Json]:
                 ],
                 **_DRAWN[panel.kind](panel),
             }
+            if panel.kind in ("lines", "stack"):
+                drawn["options"]["legend"] |= _LEGENDS[width >= _COLUMNS // 2]
+            yield drawn
         top += height
 
 
