@@ -78,7 +78,7 @@ class Agent:
             EcdiffError: The cloud service of its own says why it cannot run.
         """
         info = await self._client.load()
-        if self._settings.cloud is None and self._settings.orchestrator is None:
+        if self._settings.cloud_model is not None:
             await self._client.reach_cloud()
         self._state = SERVING
         self._idle.begin()
