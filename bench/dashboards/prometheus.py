@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import urllib.error
 import urllib.parse
@@ -81,7 +80,7 @@ class Prometheus:
         intervals = [target["scrapeInterval"] for target in self.ask("targets", state="active")["activeTargets"]]
         if not intervals:
             raise ValueError(f"{self._url} scrapes nothing")
-        return max(_seconds(each) for each in intervals)
+        return max(read_seconds(each) for each in intervals)
 
     def window(self, end: float, seconds: float, num_points: int) -> Window:
         """Return the `seconds` before `end`, in at most about `num_points` steps, none shorter than a scrape."""
@@ -107,13 +106,9 @@ class Prometheus:
 
 def _series(labels: dict[str, str], points: list[tuple[float, str]]) -> Series:
     times = np.array([time for time, _ in points], dtype=np.float64)
-    return Series(labels=labels, times=times, values=np.array([_number(value) for _, value in points]))
+    return Series(labels=labels, times=times, values=np.array([float(value) for _, value in points]))
 
 
-def _number(text: str) -> float:
-    return {"NaN": math.nan, "+Inf": math.inf, "-Inf": -math.inf}.get(text) or float(text)
-
-
-def _seconds(text: str) -> float:
+def read_seconds(text: str) -> float:
     """Return a duration as Prometheus writes it: 5s, 1m30s, 500ms."""
     return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in re.findall(r"(\d+)(ms|s|m|h)", text))
