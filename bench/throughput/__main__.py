@@ -98,6 +98,8 @@ async def _row(service: Service, mode: str, num_sessions: int, seconds: float) -
         "num_finished": len(taken),
         "seconds_p50": statistics.median(taken) if taken else None,
         "seconds_p95": sorted(taken)[max(0, int(0.95 * len(taken) + 0.5) - 1)] if taken else None,
+        "encode_prompt_seconds": statistics.median(load.encode_prompt_seconds),
+        "extrapolated_seconds": statistics.median(load.extrapolated_seconds) if load.extrapolated_seconds else None,
         "seconds_p50_interval": quantile_interval(taken, 0.5) if len(taken) > 2 else None,
     }
 

@@ -12,7 +12,7 @@ from models import DEFAULT_GUIDANCE_SCALE, read_prompts
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import PlanOptions, make_plan
 from wire.credentials import Credentials
-from wire.messages import Codec, Finished, HandedOff, Open, PromptText, Seed
+from wire.messages import Codec, Finished, HandedOff, Open, PromptText, Seed, Source, Step
 
 _PATIENCE = Patience(silence_seconds=30.0, step_seconds=600.0)
 _MAX_TENSOR_BYTES = 2**26
@@ -25,9 +25,13 @@ class Load:
 
     Attributes:
         finished: When each generation reached its end, `time.perf_counter()` seconds, and what it took.
+        encode_prompt_seconds: What the cloud's text encoder took, of each.
+        extrapolated_seconds: What each extrapolated step took the cloud.
     """
 
     finished: list[tuple[float, float]] = field(default_factory=list)
+    encode_prompt_seconds: list[float] = field(default_factory=list)
+    extrapolated_seconds: list[float] = field(default_factory=list)
 
 
 async def offer(address: str, *, mode: str, num_sessions: int, seconds: float) -> Load:
@@ -54,14 +58,14 @@ async def _client(address: str, mode: str, client: int, load: Load, stop_at: flo
         picture = 0
         while time.perf_counter() < stop_at:
             started = time.perf_counter()
-            await _follow(link, mode, prompts[(client + picture) % len(prompts)], seed=1000 * client + picture)
+            await _follow(link, load, mode, prompts[(client + picture) % len(prompts)], seed=1000 * client + picture)
             load.finished.append((time.perf_counter(), time.perf_counter() - started))
             picture += 1
     finally:
         await link.close()
 
 
-async def _follow(link: CloudLink, mode: str, prompt: str, seed: int) -> None:
+async def _follow(link: CloudLink, load: Load, mode: str, prompt: str, seed: int) -> None:
     """Open one session, take what comes up to the end of the cloud's part, and close."""
     session = CloudSession(
         link.stub,
@@ -81,8 +85,9 @@ async def _follow(link: CloudLink, mode: str, prompt: str, seed: int) -> None:
         credit=2,
     )
     try:
-        await session.open(opening)
-        while not isinstance(await session.receive(), HandedOff | Finished):
-            pass
+        load.encode_prompt_seconds.append((await session.open(opening)).encode_prompt_seconds)
+        while not isinstance(message := await session.receive(), HandedOff | Finished):
+            if isinstance(message, Step) and message.source is Source.EXTRAPOLATED:
+                load.extrapolated_seconds.append(message.compute_seconds)
     finally:
         await session.close()

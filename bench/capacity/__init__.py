@@ -1,0 +1,1 @@
+"""How many devices a fleet of edges needs, by simulation: `python -m bench.capacity`."""
