@@ -22,6 +22,7 @@ from harness.gate import Gate
 from harness.programs import Program, Programs
 from harness.prometheus import RunningPrometheus, start_prometheus
 from harness.reference import CLOUD_MODEL, EDGE_MODEL
+from harness.scrape import Scrape, check_with_promtool
 from harness.waiting import wait_until
 
 ROOT = PROMETHEUS.parents[1]
@@ -126,10 +127,15 @@ def used(system: System) -> System:
     return system
 
 
-def test_every_job_is_scraped_without_an_error(system: System) -> None:
-    targets = system.prometheus.targets()
-    assert {target["labels"]["job"] for target in targets} == {"cloud", "edge", "orchestrator"}
-    assert [target["lastError"] for target in targets if target["health"] == "up"] == [""] * len(targets)
+def test_every_job_is_scraped(system: System) -> None:
+    assert {target["labels"]["job"] for target in system.prometheus.targets()} == {"cloud", "edge", "orchestrator"}
+
+
+def test_promtool_has_nothing_against_what_is_scraped(used: System) -> None:
+    addresses = [target["labels"]["instance"] for target in used.prometheus.targets() if target["health"] == "up"]
+    assert len(addresses) == 3
+    for address in addresses:
+        check_with_promtool(Scrape.of(address).text)
 
 
 def test_every_query_of_every_dashboard_has_data(used: System) -> None:
