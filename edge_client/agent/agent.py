@@ -106,15 +106,21 @@ class Agent:
         async with self._turns.turn(ticket):
             began = time.perf_counter()
             self.metrics.queue_seconds.observe(began - ticket.arrived_at)
-            await self._idle.end()
             catching_up = asyncio.create_task(self._catch_up())
+            outcome = "interrupted"
             try:
+                await self._idle.end()
                 made = await self._run(ticket, began, updates)
+                outcome = "done"
+                return made
+            except Exception as error:
+                outcome = type(error).__name__
+                raise
             finally:
                 catching_up.cancel()
                 if self._state == SERVING:
                     self._idle.begin()
-        return made
+                _log.info("generation ended", extra={"request_id": request.request_id, "outcome": outcome})
 
     async def _run(self, ticket: Ticket, began: float, updates: Updates) -> Made:
         start_seconds = 0.0
@@ -129,7 +135,6 @@ class Agent:
 
         result = await self._client.run(ticket.request, progress)
         result.report["agent"] = self.address
-        _log.info("generated", extra={"request_id": ticket.request.request_id, "mode": ticket.request.mode})
         return Made(
             result=result,
             observations=self._client.metrics.latest,

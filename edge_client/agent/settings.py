@@ -86,5 +86,7 @@ def difference(status: pb.AgentStatus, named: Collection[str], options: Mapping[
         wanted, has = getattr(ours, name), getattr(theirs, name)
         if wanted not in (has, loaded.get(name)):
             option = f"--{name.replace('_', '-')}"
-            return f"the agent was started {f'with {option} {has}' if has is not None else f'without {option}'}"
+            return (
+                f"the agent was started without {option}" if not has else f"the agent was started with {option} {has}"
+            )
     return None

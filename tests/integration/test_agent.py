@@ -110,19 +110,22 @@ def test_no_agent_ignores_it(agent: Agent, start_command: StartCommand, tmp_path
 MISMATCHES = {
     "edge-model": (("--mode", "edge", "--edge-model", CLOUD_MODEL), "--edge-model"),
     "dtype": (("--mode", "edge", "--edge-model", EDGE_MODEL, "--dtype", "bfloat16"), "--dtype auto"),
-    "timeout": (("--mode", "edge", "--edge-model", EDGE_MODEL, "--cloud-timeout", "5"), "--cloud-timeout 3.0"),
+    "timeout": (("--mode", "split", "--edge-model", EDGE_MODEL, "--cloud-timeout", "5"), "--cloud-timeout 3.0"),
 }
 
 
 @pytest.mark.parametrize(("options", "piece"), MISMATCHES.values(), ids=MISMATCHES)
 def test_command_that_names_something_else_runs_by_itself_and_says_why(
     agent: Agent,
+    cloud: Cloud,
     start_command: StartCommand,
     tmp_path: Path,
     options: tuple[str | Path, ...],
     piece: str,
 ) -> None:
-    before = agent.num_done(mode="edge", outcome="done")
+    if "split" in options:
+        options = (*options, "--cloud", cloud.address)
+    before = agent.num_done(mode=options[1], outcome="done")
     done = start_command(agent, "generate", "a cat", *SHORT, *options, "--report", "r.json").wait()
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
@@ -133,7 +136,7 @@ def test_command_that_names_something_else_runs_by_itself_and_says_why(
     assert report["agent"] is None
     assert line.removeprefix("note: ") in report["warnings"]
     # Its timings reach the agent's metrics all the same.
-    assert agent.num_done(mode="edge", outcome="done") == before + 1
+    assert agent.num_done(mode=options[1], outcome="done") == before + 1
 
 
 def test_naming_what_the_agent_has_is_no_difference(
