@@ -31,12 +31,16 @@ class StateFile:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE_NAME
         self._written = ""
-        # Found out now, and not when the first estimates are lost.
-        write_atomically(folder / f".{FILE_NAME}.probe", "")
-        (folder / f".{FILE_NAME}.probe").unlink()
+        trial = folder / f".{FILE_NAME}.trial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Found out now, and not when the first estimates are lost.
+            write_atomically(trial, "")
+            trial.unlink()
+        except OSError as error:
+            raise OSError(f"the estimates cannot be kept in {folder}: {error.strerror}") from error
 
     def load(self, now_seconds: float) -> dict[str, ReplicaEstimates]:
         """Return what was saved; nothing where nothing was, or where the file is damaged: it is then set aside.

@@ -9,13 +9,16 @@ import pytest
 import pytest_asyncio
 import torch
 
+from diffusion.loading import load_model
 from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink
 from harness.agent import Agent, StartAgent, StartCommand
 from harness.cloud import Cloud, RunEdge, StartCloud
 from harness.gate import Gate
+from harness.orchestrator import Orchestrator, StartOrchestrator
 from harness.programs import Finished, Program, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL, ReferencePair
+from harness.searched import plan_file, searched
 from wire.credentials import Credentials
 from wire.messages import Description
 
@@ -102,6 +105,36 @@ def start_command(programs: Programs, tmp_path: Path) -> StartCommand:
         return programs.forked("edge_client", *words, folder=tmp_path, environment=environment)
 
     return start
+
+
+@pytest.fixture
+def start_orchestrator(programs: Programs) -> Iterator[StartOrchestrator]:
+    """Starts `orchestrator serve` in a fresh interpreter, without torch; it is killed at the end of the test."""
+    started: list[Orchestrator] = []
+
+    def start(*arguments: str | Path) -> Orchestrator:
+        program = programs.cold("orchestrator", "serve", *FREE_PORTS, *map(str, arguments))
+        started.append(Orchestrator(program))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.program.kill()
+
+
+@pytest.fixture(scope="session")
+def edge_fingerprint() -> str:
+    """Of the tiny edge model."""
+    return load_model(EDGE_MODEL, device="cpu").info.fingerprint
+
+
+@pytest.fixture
+def plans(tmp_path: Path, description: Description, edge_fingerprint: str) -> Path:
+    """A folder with one plan file for the tiny pair: 4 calls, the edge takes over before step 8."""
+    folder = tmp_path / "plans"
+    folder.mkdir()
+    plan_file(description, edge_fingerprint, searched((0, 1, 3, 6), 8)).write(folder / "tiny.json")
+    return folder
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
