@@ -212,7 +212,8 @@ def serve(listen: Address, metrics_listen: Address, log_level: str, **options: A
     """Run the agent of this machine: models stay loaded, and generate and compare use it by themselves.
 
     A picture then starts at once, several commands wait their turn, and Prometheus scrapes what all of them measured.
-    It listens on this machine only. SIGTERM lets what runs and waits finish; a second signal ends it at once.
+    It listens on this machine only; where that is not the default, tell the commands by ECDIFF_AGENT=127.0.0.1:PORT.
+    SIGTERM lets what runs and waits finish; a second signal ends it at once.
 
     \b
     edge-client serve

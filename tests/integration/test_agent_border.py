@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,6 +17,7 @@ import pytest
 from PIL import Image
 
 from harness.agent import Agent
+from harness.programs import ENVIRONMENT
 from protos import edge_agent_v1_pb2 as pb
 from wire.errors import ERROR_KEY
 
@@ -100,6 +105,18 @@ def test_app_gets_places_progress_pictures_and_the_end(agent: Agent) -> None:
     assert latents.shape == (2, 4, 16, 16)
     assert done.queue_seconds >= 0
     assert 0 < done.start_seconds < report["seconds"]["total"]
+
+
+def test_example_of_the_page_runs(agent: Agent, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "agent.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:50071", agent.address)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, env=os.environ | ENVIRONMENT, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(b" s\n")
+    with Image.open(tmp_path / "apple.png") as picture:
+        assert json.loads(picture.text["ecdiff"])["seed"] == 3
 
 
 def observation(series: str, *values: float, **labels: str) -> pb.Observation:
