@@ -63,6 +63,15 @@ Ask it from elsewhere with `edge-client probe --cloud HOST:PORT`.
 @click.option(
     "--max-sessions", type=click.IntRange(1), default=16, show_default=True, help="Sessions that run at once."
 )
+@click.option(
+    "--max-sessions-per-client", type=click.IntRange(1), help="Of these, one client's most.  [default: all of them]"
+)
+@click.option(
+    "--max-client-mbit-s",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MBIT",
+    help="How fast one client's messages are read, over all its sessions.  [default: as they come]",
+)
 @with_options(TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
 def serve(
     model: str | None,

@@ -60,6 +60,8 @@ class ServerConfig:
         dtype: auto, float32, float16 or bfloat16.
         max_batch: Most sessions in one forward pass.
         max_sessions: Most sessions that run at a time.
+        max_sessions_per_client: Most of these that are one client's; None: all of them.
+        max_client_mbit_s: How fast one client's messages are read, over all its sessions; None: as they come.
         tls: None for plaintext.
         auth_token: None lets everyone in.
         allow_plaintext_token: Whether the token may cross a network in the clear.
@@ -75,6 +77,8 @@ class ServerConfig:
     dtype: str = "auto"
     max_batch: int = 4
     max_sessions: int = 16
+    max_sessions_per_client: int | None = None
+    max_client_mbit_s: float | None = None
     tls: TlsFiles | None = None
     auth_token: str | None = None
     allow_plaintext_token: bool = False
@@ -85,6 +89,10 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if self.max_batch < 1 or self.max_sessions < 1:
             raise ValueError(f"max_batch ({self.max_batch}) and max_sessions ({self.max_sessions}) must be at least 1")
+        for name in ("max_sessions_per_client", "max_client_mbit_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0, not {value}")
         if self.grace_seconds < 0:
             raise ValueError(f"grace_seconds must not be negative, not {self.grace_seconds}")
         in_the_clear = self.auth_token is not None and self.tls is None and not self.listen.loopback

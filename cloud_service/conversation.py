@@ -15,6 +15,7 @@ from typing import TypeAlias, TypeVar
 import grpc.aio
 
 from cloud_service.admission import check_header, check_open
+from cloud_service.clients import Reading, client_of
 from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.engine import Engine, Served
 from cloud_service.metrics import Metrics
@@ -60,6 +61,7 @@ class Service:
     registry: Registry
     metrics: Metrics
     limits: Limits
+    reading: Reading
     timings: Timings
     served: Served | None = None
 
@@ -86,6 +88,7 @@ class Conversation:
     def __init__(self, service: Service, requests: AsyncIterator[pb.ClientMessage], context: Context) -> None:
         self._service = service
         self._context = context
+        self._client = client_of(context)
         self._incoming = self._whole_messages(requests)
         self._specs = ClientSpecs()
         self._observe = service.metrics.codec_event
@@ -126,6 +129,7 @@ class Conversation:
             request = await self._accept()
             session = Session(
                 session_id=uuid.uuid4().hex,
+                client=self._client,
                 outbox=Outbox(credit=request.open.credit, max_waiting_bytes=_MAX_WAITING_BYTES),
                 start_step=request.start_step,
                 handoff_step=request.open.plan.handoff_step,
@@ -180,6 +184,7 @@ class Conversation:
         assembler = Assembler(pb.ClientMessage, self._service.limits.max_tensor_bytes)
         async for piece in requests:
             self._received_bytes += piece.ByteSize()
+            await self._service.reading.take(self._client, piece.ByteSize())
             message = assembler.push(piece)
             if message is not None:
                 yield message

@@ -19,12 +19,14 @@ class Registry:
 
     Args:
         max_sessions: Most sessions that run at a time; parked ones are extra.
+        max_sessions_per_client: Most of these that are one client's.
         max_batch: Most sessions in one forward pass.
         metrics: Where the number of sessions is shown.
     """
 
-    def __init__(self, *, max_sessions: int, max_batch: int, metrics: Metrics) -> None:
+    def __init__(self, *, max_sessions: int, max_sessions_per_client: int, max_batch: int, metrics: Metrics) -> None:
         self._max_sessions = max_sessions
+        self._max_sessions_per_client = max_sessions_per_client
         self._max_batch = max_batch
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
@@ -46,12 +48,18 @@ class Registry:
 
         Raises:
             NotServing: The service is draining.
-            Busy: All places are taken.
+            Busy: All places are taken, or all that one client may have.
         """
         if self._draining:
             raise NotServing("the service is shutting down")
         if self.num_running >= self._max_sessions:
             raise Busy(f"all {self._max_sessions} places are taken", self._retry_after_seconds(step_seconds))
+        own = sum(not each.parked for each in self._sessions.values() if each.client == session.client)
+        if own >= self._max_sessions_per_client:
+            raise Busy(
+                f"this client has {own} sessions here, as many as one client may have",
+                self._retry_after_seconds(step_seconds),
+            )
         self._sessions[session.session_id] = session
         self._update()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import grpc.aio
 
+from cloud_service.clients import Reading
 from cloud_service.config import LOGGER_NAME, ServerConfig
 from cloud_service.conversation import Service
 from cloud_service.engine import Engine
@@ -43,7 +44,12 @@ class CloudServer:
         self.metrics = Metrics()
         self.died = asyncio.Event()
         self._config = config
-        self._registry = Registry(max_sessions=config.max_sessions, max_batch=config.max_batch, metrics=self.metrics)
+        self._registry = Registry(
+            max_sessions=config.max_sessions,
+            max_sessions_per_client=config.max_sessions_per_client or config.max_sessions,
+            max_batch=config.max_batch,
+            metrics=self.metrics,
+        )
         self._engine = Engine(
             load,
             max_batch=config.max_batch,
@@ -57,6 +63,7 @@ class CloudServer:
             registry=self._registry,
             metrics=self.metrics,
             limits=Limits(max_sessions=config.max_sessions),
+            reading=Reading(config.max_client_mbit_s),
             timings=config.timings,
         )
         token = config.auth_token

@@ -84,6 +84,7 @@ class Session:
 
     Args:
         session_id: Chosen by the service.
+        client: Whose it is.
         outbox: Where its messages wait.
         start_step: First step that the cloud runs.
         handoff_step: Where the plan ends the cloud's part.
@@ -95,6 +96,7 @@ class Session:
         self,
         *,
         session_id: str,
+        client: str,
         outbox: Outbox,
         start_step: int,
         handoff_step: int,
@@ -102,6 +104,7 @@ class Session:
         timings: Timings,
     ) -> None:
         self.session_id = session_id
+        self.client = client
         self.next_step = start_step
         self.ending: HandedOff | Finished | None = None
         self.record = Record()

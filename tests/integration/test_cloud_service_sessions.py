@@ -16,7 +16,8 @@ from cloud_harness import Cloud, Stream, always, ecdiff, letters, open_channel, 
 from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.registry import PARKED_PER_RUNNING
 from diffusion.model import Evaluation
-from wire.convert import encode_client
+from protos import ecdiff_v1_pb2 as pb
+from wire.convert import decode_description, encode_client
 from wire.errors import (
     Busy,
     DeadlineExceeded,
@@ -377,3 +378,27 @@ async def test_the_grace_period_ends_what_is_still_running() -> None:
         cloud.model.run_freely()
         await draining
         assert await stream.call.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_one_client_takes_no_more_than_its_share_of_the_places() -> None:
+    async with running_cloud(max_sessions=4, max_sessions_per_client=2) as cloud, open_channel(cloud.address) as stub:
+        cloud.model.pace()
+        streams = [Stream(stub) for _ in range(3)]
+        for stream in streams[:2]:
+            await stream.send(opening(always(3)))
+        async with asyncio.timeout(10):
+            while decode_description(await stub.Describe(pb.DescribeRequest())).load.sessions < 2:
+                await asyncio.sleep(0.01)
+        await streams[2].send(opening(always(3)))
+        refused = await streams[2].error()
+        assert isinstance(refused, Busy)
+        assert "this client has 2 sessions here" in str(refused)
+        assert refused.retry_after_seconds > 0
+        cloud.model.run_freely()
+        for stream in streams[:2]:
+            await stream.receive_until(Finished)
+            await stream.send(Close())
+        # Its places are free again.
+        another = Stream(stub)
+        await another.send(opening(always(2)))
+        await another.receive_until(Finished)

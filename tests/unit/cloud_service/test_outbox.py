@@ -126,6 +126,7 @@ def test_every_header_arrives_once_in_order_and_credits_are_never_overdrawn(acti
 def new_session(**timings: float) -> Session:
     return Session(
         session_id="s",
+        client="host 127.0.0.1",
         outbox=outbox(0),
         start_step=0,
         handoff_step=8,
