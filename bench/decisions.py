@@ -35,7 +35,7 @@ from diffusion.sensitivity import ddim_sensitivities
 from diffusion.trajectory import Trajectory
 from models import DEFAULT_GUIDANCE_SCALE, bundled_pair
 from orchestrator.corrections import Granted, make_corrections
-from orchestrator.handoff import AgreementHandoff, FixedHandoff
+from orchestrator.handoff import AgreementHandoff
 from orchestrator.in_process import InProcessPair
 from orchestrator.refresh import REFRESH_POLICIES, make_refresh
 from wire.edge_plan import CORRECTIONS, RESIDUALS, Agreement, EdgePlan
@@ -142,7 +142,6 @@ def _cases(make_stepper: Callable[[int], Stepper], latents: Tensor) -> list[Case
     sensitivity = ddim_sensitivities(stepper.schedule, stepper.prediction_type)
     return [
         *(Case("refresh decision", partial(_refresh, name)) for name in REFRESH_POLICIES),
-        Case("handoff decision", _fixed_handoff),
         Case("handoff decision", _agreement_handoff),
         *(Case("correction decision", partial(_corrections, name, sensitivity)) for name in CORRECTIONS),
         *(Case("predictor", partial(_predictor, name, stepper, latents)) for name in PREDICTORS),
@@ -166,12 +165,6 @@ def _refresh(name: str) -> Calls:
     refresh = make_refresh(plan)
     for step_index in range(STEPS):
         yield name, _seconds(refresh.decide, step_index, kind.tolerance / 3)
-
-
-def _fixed_handoff() -> Calls:
-    policy = FixedHandoff(Plan(num_inference_steps=STEPS, handoff_step=STEPS))
-    for step_index in range(STEPS):
-        yield "fixed", _seconds(policy.decide, step_index + 1)
 
 
 def _agreement_handoff() -> Calls:

@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
+from diffusion.scheduler_config import SCHEDULERS
 from models import PLANS_DIR
 from orchestrator.choice import choose_plan
+from orchestrator.decision import decide_without_search
 from orchestrator.plan import (
     DEFAULT_MODE,
     DEFAULT_NUM_INFERENCE_STEPS,
@@ -27,6 +29,8 @@ from orchestrator.search.command import search
 from orchestrator.searched_plan import read_plan_file
 from orchestrator.service.command import serve, status
 from wire.messages import Plan, Source
+
+DEFAULT_SCHEDULER = "ddim"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,12 +62,17 @@ def cli() -> None:
 )
 @click.option("--max-cloud-calls", type=int, help="Hard bound on real evaluations in the cloud.")
 @click.option(
+    "--scheduler",
+    type=click.Choice(tuple(SCHEDULERS)),
+    help="adaptive: which of the bundled pair's plans.  [default: ddim]",
+)
+@click.option(
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="adaptive: plan file of orchestrator search.  [default: the bundled pair's, DDIM]",
+    help="adaptive: plan file of orchestrator search.  [default: the bundled pair's]",
 )
-def plan(mode: str, plan_file: Path | None, **options: Any) -> None:
+def plan(mode: str, scheduler: str | None, plan_file: Path | None, **options: Any) -> None:
     """Print what a mode does with each step, as JSON.
 
     C is an evaluation in the cloud, x an extrapolated step, e a step of the edge model; ? is C or x, by what the
@@ -73,7 +82,7 @@ def plan(mode: str, plan_file: Path | None, **options: Any) -> None:
 
     Example: orchestrator plan --mode ecdiff --num-inference-steps 50
     """
-    made, searched = _made(mode, PlanOptions(**options), plan_file)
+    made, searched = _made(mode, PlanOptions(**options), scheduler, plan_file)
     sources = step_sources(made)
     printed = {
         "mode": mode,
@@ -87,16 +96,24 @@ def plan(mode: str, plan_file: Path | None, **options: Any) -> None:
     click.echo(json.dumps(printed, indent=1))
 
 
-def _made(mode: str, options: PlanOptions, plan_file: Path | None) -> tuple[Plan, dict[str, Any]]:
-    """Return the cloud's plan, and what else there is to say of a searched one."""
-    path = plan_file or PLANS_DIR / f"ddim-{options.num_inference_steps}.json"
-    if plan_file is not None and (mode != "adaptive" or options.by_hand):
-        raise ValueError("--plan is a whole plan for mode adaptive: leave the options out that make one by hand")
-    made = make_plan(mode, options)
-    if mode != "adaptive" or options.by_hand or not path.is_file():
-        return made, {}
+def _made(
+    mode: str, options: PlanOptions, scheduler: str | None, plan_file: Path | None
+) -> tuple[Plan, dict[str, Any]]:
+    """Return the cloud's plan, and what else there is to say of mode adaptive's."""
+    if mode != "adaptive" or options.by_hand:
+        if plan_file is not None:
+            raise ValueError("--plan is a whole plan for mode adaptive: leave the options out that make one by hand")
+        return make_plan(mode, options), {}
+    path = plan_file or PLANS_DIR / f"{scheduler or DEFAULT_SCHEDULER}-{options.num_inference_steps}.json"
+    if not path.is_file():
+        what = f"no searched plan for {scheduler or DEFAULT_SCHEDULER} with {options.num_inference_steps} steps"
+        decision = decide_without_search(options, what, costs=None)
+        return decision.plan, {"origin": decision.origin, "why": decision.lines[0]}
+    found = read_plan_file(path)
+    if scheduler not in (None, found.scheduler):
+        raise ValueError(f"{path} is for scheduler {found.scheduler}, not {scheduler}: leave --scheduler out")
     choice = choose_plan(
-        read_plan_file(path),
+        found,
         tolerance=options.tolerance,
         max_cloud_calls=options.max_cloud_calls,
         handoff_step=options.handoff_step,

@@ -1,16 +1,14 @@
 """Handoff: at which step the edge model takes over.
 
-`FixedHandoff` keeps to the plan, where the cloud stops by itself. `AgreementHandoff` is asked after every step that the
-edge shadowed, and says one real step ahead where the edge will take over. Policies are pure: numbers in, reason or
-None out. The deadline is no policy but a timer (`edge_client.clock`): it must ring also when nothing comes from the
-cloud.
+At a plan's fixed step the cloud stops by itself. `AgreementHandoff` is asked after every step that the edge shadowed,
+and says one real step ahead where the edge will take over. It is pure: numbers in, reason or None out. The deadline is
+no policy but a timer (`edge_client.clock`): it must ring also when nothing comes from the cloud.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from typing import Protocol
 
 from orchestrator.refresh import least_real_steps
 from wire.edge_plan import Agreement
@@ -27,25 +25,6 @@ class HandoffReason(enum.StrEnum):
     CLOUD_FULL = "cloud_full"
     CLOUD_ERROR = "cloud_error"
     REQUESTED = "requested"
-
-
-class HandoffPolicy(Protocol):
-    """Decides for one generation."""
-
-    def decide(self, next_step: int) -> HandoffReason | None:
-        """Return why the edge should take over before `next_step`, or None to let the cloud go on."""
-        ...
-
-
-class FixedHandoff:
-    """Hand off at the plan's step, for every prompt."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._handoff_step = plan.handoff_step
-
-    def decide(self, next_step: int) -> HandoffReason | None:
-        """Return `PLAN` from the plan's handoff step on."""
-        return HandoffReason.PLAN if next_step >= self._handoff_step else None
 
 
 class AgreementHandoff:

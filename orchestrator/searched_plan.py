@@ -176,12 +176,19 @@ def read_plan_file(path: ReadableFile) -> PlanFile:
     """
     try:
         content = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"plan file {path} is not JSON: it is no text in UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"plan file {path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"plan file {path}: it is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"plan file {path}: {error}") from error
+    try:
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"format must be {FORMAT!r}")
         plan_file: PlanFile = _read(PlanFile, content, "")
-    except RecursionError as error:
-        raise ValueError(f"plan file {path}: it is nested too deeply") from error
-    except ValueError as error:  # of JSON and of UTF-8 too
+    except ValueError as error:
         raise ValueError(f"plan file {path}: {error}") from error
     return plan_file
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from orchestrator.choice import plan_and_edge_plan
+from orchestrator.choice import choose_plan, plan_and_edge_plan
 from orchestrator.plan import PAPER_HANDOFF_STEP, PAPER_STEPS, PlanOptions, make_plan
 from orchestrator.searched_plan import PlanFile, SearchedPlan
 from wire.edge_plan import EdgePlan
@@ -174,10 +174,8 @@ def ablations(file: PlanFile, tolerances: Iterable[float]) -> list[Case]:
 
 
 def default_plan(file: PlanFile) -> SearchedPlan:
-    """Return the plan with an edge part that a user gets who asks for nothing: fewest calls within the tolerance."""
-    hybrid = [each for each in file.plans if each.edge_steps] or list(file.plans)
-    within = [each for each in hybrid if each.error <= file.default_tolerance]
-    return min(within, key=lambda each: each.cloud_calls) if within else min(hybrid, key=lambda each: each.error)
+    """Return the plan that a generation runs where its user bounds nothing."""
+    return choose_plan(file).searched
 
 
 def _plans(file: PlanFile, searched_plan: SearchedPlan, *, handoff_step: int | None = None) -> tuple[Plan, EdgePlan]:

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
 
+from orchestrator.plan import PREDICTORS
 from orchestrator.search.candidate import Candidate, Screen, cloud_only, hybrid
 from orchestrator.search.placement import Error, improved, spread, thinned
+from wire.edge_plan import RESIDUALS
 from wire.messages import MIN_WARMUP_STEPS
 
-PREDICTORS = ("reuse", "linear", "quadratic", "epsilon-linear", "x0-linear", "chebyshev", "etc")
+TRIED_PREDICTORS = tuple(each for each in PREDICTORS if each != "ecdiff")
 """What stage 1 tries; `ecdiff` is `reuse` or worse wherever the steps are not its own."""
-RESIDUALS = ("reuse", "linear", "quadratic")
+TRIED_RESIDUALS = RESIDUALS[:3]
+"""What stage 2 tries: the polynomials of degree 0 to 2."""
 # Of the predictors, by what evenly spread calls give: the others are rarely the best after any amount of moving.
 _IMPROVED_PREDICTORS = 3
 
@@ -74,7 +77,7 @@ def propose_cloud_only(
     screen: Screen, settings: SearchSettings, on_budget: Callable[[], object] = lambda: None
 ) -> dict[int, list[Scored]]:
     """Stage 1: return for each number of calls the best placement under each predictor, best first."""
-    errors = {predictor: _cloud_only_error(screen, settings.num_steps, predictor) for predictor in PREDICTORS}
+    errors = {predictor: _cloud_only_error(screen, settings.num_steps, predictor) for predictor in TRIED_PREDICTORS}
     found: dict[int, list[Scored]] = {}
     more: dict[str, tuple[int, ...]] = {}
     for num_calls in reversed(settings.cloud_calls):
@@ -127,7 +130,7 @@ def propose_hybrids(
         known = cloud_only_plans.get(num_calls, [])
         predictor = known[0].candidate.predictor if known else "linear"
         best: dict[int, Scored] = {}
-        for residual in RESIDUALS:
+        for residual in TRIED_RESIDUALS:
             for scored in _by_corrections(screen, settings, num_calls, predictor, residual):
                 corrections = len(scored.candidate.correction_steps)
                 if corrections not in best or scored.error < best[corrections].error:

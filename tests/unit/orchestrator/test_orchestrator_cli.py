@@ -1,4 +1,4 @@
-"""`orchestrator plan`."""
+"""The command line of `orchestrator`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
+from models import PLANS_DIR
 from orchestrator.__main__ import main
 
 
@@ -43,9 +45,51 @@ def test_plan_takes_listed_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert printed["cloud_calls"] == {"least": 3, "most": 3}
 
 
+def test_plan_takes_the_schedulers_own_searched_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "plan", "--scheduler", "dpmpp-2m", "--num-inference-steps", "20")
+    assert json.loads(capsys.readouterr().out)["origin"] == "dpmpp-2m-20.json"
+
+
+def test_plan_says_so_when_no_searched_plan_exists(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "plan", "--scheduler", "unipc", "--num-inference-steps", "20")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["origin"] == "paper"
+    assert printed["why"].startswith("no searched plan for unipc with 20 steps")
+    assert printed["step_sources"] == "CCCxxCxxCxxCxxCeeeee"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"{", "is not JSON: "), (b"\xff", "is not JSON: it is no text in UTF-8"), (b"[]", "format must be")],
+)
+def test_a_plan_file_that_is_none_is_one_plain_line(
+    content: bytes,
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "plan.json"
+    file.write_bytes(content)
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "plan", "--plan", str(file))
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: plan file {file}")
+    assert text in line
+    assert line.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("plan", "--scheduler", "unipc", "--plan", str(PLANS_DIR / "ddim-50.json")),
+        ("serve", "--listen", "nowhere"),
+        ("status", "--orchestrator", "nowhere"),
         ("plan", "--real-steps", "0,x"),
         ("plan", "--refresh", "listed"),
         ("plan", "--warmup-steps", "1"),

@@ -1,8 +1,7 @@
-"""Refresh and handoff policies."""
+"""Refresh policies that decide before the start."""
 
 from __future__ import annotations
 
-from orchestrator.handoff import FixedHandoff, HandoffReason
 from orchestrator.refresh import make_refresh
 from wire.messages import Plan, Source
 
@@ -23,9 +22,3 @@ def test_a_resumed_trajectory_warms_up_again() -> None:
 def test_always_refresh_evaluates_every_step() -> None:
     policy = make_refresh(Plan(num_inference_steps=5, handoff_step=5))
     assert all(policy.decide(i) is Source.CLOUD for i in range(5))
-
-
-def test_fixed_handoff_keeps_to_the_plan() -> None:
-    policy = FixedHandoff(Plan(num_inference_steps=50, handoff_step=37))
-    assert policy.decide(36) is None
-    assert policy.decide(37) is HandoffReason.PLAN
