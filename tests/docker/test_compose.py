@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ import docker
 import pytest
 
 from harness.dashboards import all_panels, queries_without_data
-from harness.engine import OURS, ROOT, WATCHED, Stack, tell
+from harness.engine import OURS, WATCHED, Stack, revision, tell
 from harness.waiting import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -32,11 +31,9 @@ LONG = ("--mode", "cloud", "--num-inference-steps", "300")
 @pytest.fixture(scope="module")
 def stack(client: docker.DockerClient, images: float) -> Iterator[Stack]:
     stack = Stack(client, "ecdiff-test", ("compose.yaml",))
-    stack.down()
-    seconds = stack.up(*WATCHED)
-    tell(f"\nimages built in {images:.0f} s; all healthy {seconds:.1f} s after up: {stack.healthy_seconds}")
-    yield stack
-    stack.down()
+    with stack.running(*WATCHED) as seconds:
+        tell(f"\nimages built in {images:.0f} s; all healthy {seconds:.1f} s after up: {stack.healthy_seconds}")
+        yield stack
 
 
 def sessions(stack: Stack) -> float:
@@ -70,8 +67,7 @@ def test_images_say_what_they_are(stack: Stack) -> None:
     for name in OURS:
         image = stack.container(name).image
         labels = {key.rpartition(".")[2]: value for key, value in image.labels.items()}
-        head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
-        assert (labels["version"], labels["licenses"], labels["revision"]) == ("0.1.0", "Apache-2.0", head)
+        assert (labels["version"], labels["licenses"], labels["revision"]) == ("0.1.0", "Apache-2.0", revision())
         tell(f"image {name}: {image.attrs['Size'] / 1e6:.0f} MB")
 
 
@@ -127,6 +123,9 @@ def test_every_dashboard_query_returns_data(stack: Stack) -> None:
         time.sleep(2 * SCRAPE_SECONDS)
     wait_until(lambda: not queries_without_data(stack.prometheus_url, WINDOW_SECONDS), "data for every query", 30)
     tell(f"every one of {len(list(all_panels()))} panels has data for all its queries")
+    for name in OURS:
+        memory = stack.container(name).stats(stream=False)["memory_stats"]
+        tell(f"memory of {name}: {memory['usage'] / 2**20:.0f} MiB")
 
 
 def test_services_stop_when_they_are_told_to(stack: Stack) -> None:

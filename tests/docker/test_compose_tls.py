@@ -32,10 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stack(client: docker.DockerClient, images: float, folder: Path) -> Iterator[Stack]:
     stack = Stack(client, "ecdiff-tls-test", ("compose.yaml", "compose.tls.yaml"), {"ECDIFF_TLS": str(folder)})
-    stack.down()
-    tell(f"\nwith TLS all healthy {stack.up(*OURS):.1f} s after up: {stack.healthy_seconds}")
-    yield stack
-    stack.down()
+    with stack.running(*OURS) as seconds:
+        tell(f"\nwith TLS all healthy {seconds:.1f} s after up: {stack.healthy_seconds}")
+        yield stack
     assert stack.leftovers() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -70,6 +71,12 @@ def have_image(client: docker.DockerClient, name: str) -> bool:
         except APIError:
             return False
     return True
+
+
+@functools.cache
+def revision() -> str:
+    """Return the commit that is checked out, the same for a whole run of the tests."""
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
 
 
 def base_image() -> str:
@@ -143,7 +150,7 @@ class Stack:
             "COMPOSE_FILE": os.pathsep.join(str(DEPLOY / file) for file in files),
             "COMPOSE_PROJECT_NAME": project,
             "PROMETHEUS_PORT": str(self.prometheus_port),
-            "REVISION": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
+            "REVISION": revision(),
             # Everything comes from deploy/wheels: the same build with and without a network.
             "PIP_NO_INDEX": "1",
             **(environment or {}),
@@ -185,6 +192,15 @@ class Stack:
             wait_until(lambda name=name: self.health(name) == "healthy", f"{name} healthy")  # type: ignore[misc]
             self.healthy_seconds[name] = time.monotonic() - started
         return time.monotonic() - started
+
+    @contextlib.contextmanager
+    def running(self, *services: str) -> Iterator[float]:
+        """Have services healthy for a block, from nothing and to nothing; gives the seconds that it took."""
+        self.down()
+        try:
+            yield self.up(*services)
+        finally:
+            self.down()
 
     def down(self) -> None:
         """Remove everything of the project, its data included."""
