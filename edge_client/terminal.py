@@ -62,7 +62,8 @@ class ProgressDisplay:
             return
         line = f"{num_ahead} ahead in the agent's queue"
         if self._live is not None:
-            self._live.update(Group(Text(self.title, "italic"), Text("waiting", "bold"), Text(line, "yellow")))
+            place = Text.assemble((f"{'waiting':<14} ", "bold"), (line, "yellow"))
+            self._live.update(Group(Text(self.title, "italic"), place))
         elif self.request_id not in self._queued:
             self._queued.add(self.request_id)
             self.note(f"{line} (request {self.request_id})")
@@ -107,7 +108,7 @@ def results_table(reports: Sequence[Report]) -> Table:
     table = Table(
         title=Text(f'"{reports[0]["prompt"]}"'),
         title_justify="left",
-        caption=f"request {', '.join(report['request_id'] for report in reports)}",
+        caption=_caption(reports),
         caption_justify="left",
         caption_style="dim",
         header_style="bold",
@@ -120,6 +121,13 @@ def results_table(reports: Sequence[Report]) -> Table:
     for name in columns[0]:
         table.add_row(name, *(cells[name] for cells in columns), end_section=name in LAST_OF_SECTION)
     return table
+
+
+def _caption(reports: Sequence[Report]) -> str:
+    """Say by which ids the logs know these generations, and which agent made them."""
+    agents = dict.fromkeys(report["agent"] for report in reports if report["agent"])
+    made_by = f", made by the agent at {', '.join(agents)}" if agents else ""
+    return f"request {', '.join(report['request_id'] for report in reports)}{made_by}"
 
 
 LAST_OF_SECTION = ("handoff", "total s", "latents wire/raw")

@@ -22,7 +22,7 @@ from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from edge_client.series import Observation
 from protos import edge_agent_v1_pb2 as pb
-from wire.errors import Cancelled
+from wire.errors import NotServing
 
 _log = logging.getLogger(LOGGER_NAME)
 # So often a running generation's numbers reach the metrics: well within the time from one scrape to the next.
@@ -88,11 +88,10 @@ class Agent:
         """Queue a generation; cancelling the task cancels it.
 
         Raises:
-            Cancelled: The agent is not up yet, or going down.
+            NotServing: The agent is not up yet, or going down.
         """
         if self._state != SERVING:
-            # Nothing is wrong with the request: whoever asked can do without the agent.
-            raise Cancelled(f"the agent is {self._state}")
+            raise NotServing(f"the agent is {self._state}")
         task = asyncio.create_task(self._generate(request, updates))
         self._running.add(task)
         task.add_done_callback(self._running.discard)

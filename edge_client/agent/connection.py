@@ -24,7 +24,7 @@ from edge_client.runs import Made
 from edge_client.series import Observation
 from protos import edge_agent_v1_pb2 as pb
 from protos.edge_agent_v1_pb2_grpc import EdgeAgentStub
-from wire.errors import Cancelled, EcdiffError, from_status, names_error
+from wire.errors import EcdiffError, NotServing, from_status, names_error
 
 if TYPE_CHECKING:
     from edge_client.terminal import ProgressDisplay
@@ -123,13 +123,25 @@ class AgentConnection:
                     case "done":
                         return _made(update.done, pngs)
         except grpc.aio.AioRpcError as error:
-            told = _told(error)
-            if not names_error(error.trailing_metadata()) or isinstance(told, Cancelled):
-                raise AgentLost(f"the agent at {self._address} is gone ({told})") from None
-            raise told from None
+            raise await self._why(error) from None
         finally:
             call.cancel()
         raise AgentLost(f"the agent at {self._address} ended the call without a picture")
+
+    async def _why(self, error: grpc.aio.AioRpcError) -> EcdiffError | AgentLost:
+        """Return what a failed generation means: the agent is gone, or it could not be made there either."""
+        told = _told(error)
+        # Both an agent that goes down and a cloud that is away are NotServing.
+        is_agents = names_error(error.trailing_metadata())
+        if is_agents and not (isinstance(told, NotServing) and not await self._is_serving()):
+            return told
+        return AgentLost(f"the agent at {self._address} is gone ({told})")
+
+    async def _is_serving(self) -> bool:
+        try:
+            return (await self.status()).state == "serving"
+        except AgentLost:
+            return False
 
     async def record(self, observations: Iterable[Observation]) -> None:
         """Hand over what a generation in this process observed.

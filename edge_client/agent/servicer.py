@@ -17,7 +17,7 @@ from edge_client.outcome import plain_text
 from edge_client.pictures import encode_images
 from protos import edge_agent_v1_pb2 as pb
 from protos import edge_agent_v1_pb2_grpc
-from wire.errors import Cancelled, EcdiffError, InvalidRequest, ModelError
+from wire.errors import EcdiffError, InvalidRequest, ModelError, NotServing
 from wire.serving.answer import answer
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -85,11 +85,11 @@ async def _result(generating: asyncio.Task[Made]) -> Made:
 
     Raises:
         EcdiffError: What failed, in the words that a command without the agent would use.
-        Cancelled: The agent gave it up, because it ends.
+        NotServing: The agent gave it up, because it ends.
     """
     await asyncio.wait({generating})
     if generating.cancelled():
-        raise Cancelled("the agent went down")
+        raise NotServing("the agent went down")
     error = generating.exception()
     if error is None:
         return generating.result()
