@@ -67,11 +67,12 @@ def _plan(recorder: Recorder) -> dict[str, Any]:
     decision, plan = recorder.decision, recorder.plan
     if decision is None:
         return {}
-    edge_plan = decision.edge_plan
+    edge_plan, estimate = decision.edge_plan, decision.estimate
     return {
         "origin": decision.origin,
         "why": decision.why,
         "expected_error": _rounded(decision.expected_error),
+        "predicted_seconds": None if estimate is None else _rounded(estimate.total_seconds),
         "refresh": plan.refresh,
         "predictor": plan.predictor,
         "real_steps": list(plan.real_steps),

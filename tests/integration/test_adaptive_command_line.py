@@ -81,12 +81,20 @@ def test_plan_for_another_number_of_steps_is_refused(
     assert "is for 12 steps, not 20" in line
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"format": "ecdiff-plans-1"}', "[1]", '{"format": "other"}'])
-def test_broken_plan_file_is_refused(run_edge: RunEdge, cloud: Cloud, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", " is not JSON: "),
+        ("{", " is not JSON: "),
+        ('{"format": "ecdiff-plans-1"}', ": "),
+        ("[1]", ": format must be"),
+        ('{"format": "other"}', ": format must be"),
+    ],
+)
+def test_broken_plan_file_is_refused(run_edge: RunEdge, cloud: Cloud, tmp_path: Path, content: str, why: str) -> None:
     (tmp_path / "plans.json").write_text(content)
-    assert f"plan file {tmp_path / 'plans.json'}: " in error_line(
-        generate(run_edge, cloud, "--plan", tmp_path / "plans.json")
-    )
+    line = error_line(generate(run_edge, cloud, "--plan", tmp_path / "plans.json"))
+    assert f"plan file {tmp_path / 'plans.json'}{why}" in line
 
 
 def test_default_plan_that_does_not_fit_is_replaced_by_the_papers_in_one_line(
@@ -198,7 +206,16 @@ def test_report_has_every_documented_field(
         "rtt_seconds"
     }
     assert set(report["plan"]) == {
-        *("origin", "why", "expected_error", "refresh", "predictor", "real_steps", "latest_handoff_step"),
+        *(
+            "origin",
+            "why",
+            "expected_error",
+            "predicted_seconds",
+            "refresh",
+            "predictor",
+            "real_steps",
+            "latest_handoff_step",
+        ),
         *("residual", "corrections", "correction_steps"),
     }
     assert report["plan"]["origin"] == "plans.json"
