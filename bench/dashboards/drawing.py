@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.dashboards.panels import Dashboard, Panel, Window
 from bench.dashboards.prometheus import Prometheus, Series
@@ -79,17 +80,14 @@ def text_of(value: float, unit: str) -> str:
     return f"{value:.4g}{unit.removeprefix('suffix:') if unit.startswith('suffix:') else ''}"
 
 
-def _minutes(series: Series, window: Window) -> Any:
-    return (series.times - window.start) / 60
-
-
 def _draw_lines(axis: Any, panel: Panel, named: Named, window: Window) -> None:
     if panel.stacked:
-        _draw_stack(axis, named, window)
+        _draw_stack(axis, panel, named, window)
     else:
         for name, series in named:
-            known = np.isfinite(series.values)  # as Grafana's spanNulls
-            axis.plot(_minutes(series, window)[known], series.values[known], marker=".", ms=3, lw=1, label=name)
+            times = _grid(window)
+            axis.plot(_minutes(times, window), _bridged(series, times, panel), lw=1, label=name)
+            axis.plot(_minutes(series.times, window), series.values, ".", ms=3, color=axis.lines[-1].get_color())
     if panel.bound is not None:
         axis.axhline(panel.bound, color="tab:red", lw=1, ls="--")
     _label_time(axis, window)
@@ -102,20 +100,32 @@ def _draw_lines(axis: Any, panel: Panel, named: Named, window: Window) -> None:
         axis.legend(fontsize=6, loc="upper left", ncols=columns, framealpha=0.7)
 
 
-def _draw_stack(axis: Any, named: Named, window: Window) -> None:
-    times = np.unique(np.concatenate([series.times for _, series in named])) if named else np.array([])
-    layers = []
-    for _, series in named:
-        known = np.isfinite(series.values)
-        layers.append(np.interp(times, series.times[known], series.values[known], left=0.0, right=0.0))
-    shown = [index for index, layer in enumerate(layers) if layer.any()]
+def _draw_stack(axis: Any, panel: Panel, named: Named, window: Window) -> None:
+    times = _grid(window)
+    layers = [(name, np.nan_to_num(_bridged(series, times, panel))) for name, series in named]
+    shown = [(name, layer) for name, layer in layers if layer.any()]
     if shown:
-        axis.stackplot(
-            (times - window.start) / 60,
-            [layers[index] for index in shown],
-            labels=[named[index][0] for index in shown],
-            alpha=0.8,
-        )
+        names, values = zip(*shown, strict=True)
+        axis.stackplot(_minutes(times, window), values, labels=names, alpha=0.8)
+
+
+def _minutes(times: NDArray[np.float64], window: Window) -> NDArray[np.float64]:
+    return (times - window.start) / 60
+
+
+def _grid(window: Window) -> NDArray[np.float64]:
+    return np.arange(window.start, window.end + window.step_seconds / 2, window.step_seconds)
+
+
+def _bridged(series: Series, times: NDArray[np.float64], panel: Panel) -> NDArray[np.float64]:
+    """Return a series at `times`, gaps bridged where they are no longer than the panel bridges; else not a number."""
+    known = np.isfinite(series.values)
+    at, values = series.times[known], series.values[known]
+    after = np.searchsorted(at, times - 1e-3)
+    before = np.searchsorted(at, times + 1e-3) - 1
+    inside = (before >= 0) & (after < len(at))
+    gaps = at[np.minimum(after, len(at) - 1)] - at[np.maximum(before, 0)]
+    return np.where(inside & (gaps <= panel.span_seconds), np.interp(times, at, values), np.nan)
 
 
 def _draw_value(axis: Any, panel: Panel, named: Named, _window: Window) -> None:
@@ -140,7 +150,7 @@ def _draw_heatmap(axis: Any, panel: Panel, named: Named, window: Window) -> None
     low, high = (int(filled[0]), int(filled[-1])) if filled.size else (0, len(named) - 1)
     low, high = max(0, low - 1), min(len(named) - 1, high + 1)
     shown = np.where(counts > 1e-9, counts, np.nan)[low : high + 1]
-    axis.pcolormesh((times - window.start) / 60, np.arange(low, high + 1), shown, cmap="Oranges", vmin=0)
+    axis.pcolormesh(_minutes(times, window), np.arange(low, high + 1), shown, cmap="Oranges", vmin=0)
     bounds = [float(series.labels["le"]) for _, series in named]
     ticks = range(low, high + 1)
     axis.set_yticks([each + 0.5 for each in ticks], [f"≤ {text_of(bounds[each], panel.unit)}" for each in ticks])

@@ -53,7 +53,7 @@ class PanelQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A panel and its place, in Grafana's grid of 24 columns."""
+    """A panel and its place, in Grafana's grid of 24 columns; `span_seconds` is the longest gap that lines bridge."""
 
     title: str
     description: str
@@ -61,6 +61,7 @@ class Panel:
     unit: str
     stacked: bool
     bound: float | None
+    span_seconds: float
     left: int
     top: int
     width: int
@@ -89,14 +90,16 @@ def _dashboard(path: Path) -> Dashboard:
 
 def _panel(found: dict[str, Any]) -> Panel:
     defaults, place = found["fieldConfig"]["defaults"], found["gridPos"]
+    custom = defaults.get("custom", {})
     bounds = [step["value"] for step in defaults.get("thresholds", {}).get("steps", []) if step["value"] is not None]
     return Panel(
         title=found["title"],
         description=found["description"],
         kind=found["type"],
         unit=defaults.get("unit") or found["options"]["yAxis"]["unit"],
-        stacked=defaults.get("custom", {}).get("stacking", {}).get("mode") == "normal",
+        stacked=custom.get("stacking", {}).get("mode") == "normal",
         bound=bounds[0] if bounds else None,
+        span_seconds=custom.get("spanNulls", 0) / 1000,
         left=place["x"],
         top=place["y"],
         width=place["w"],

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ _ASKED = (
 )
 _NUM_POINTS = 240
 _PAUSE_SECONDS = 1.0
+_POLL_SECONDS = 0.02
 # Processes share two cores here, and sums come out the same.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -149,6 +151,8 @@ def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, dict[str
     )
 
     def kill() -> None:
+        while not _is_busy(second):
+            time.sleep(_POLL_SECONDS)
         second.process.kill()
 
     def bring_back() -> None:
@@ -171,6 +175,12 @@ def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, dict[str
             click.echo(name)
             time.sleep(phase_seconds)
     return prometheus, marks
+
+
+def _is_busy(cloud: Service) -> bool:
+    """Whether a session is open there."""
+    with urllib.request.urlopen(f"http://{cloud.metrics_address}/metrics") as answer:
+        return "\necdiff_cloud_sessions 0.0" not in answer.read().decode()
 
 
 def _watch(processes: Processes, **services: list[Service]) -> Prometheus:

@@ -129,7 +129,7 @@ DASHBOARD = Dashboard(
         (
             Panel(
                 title="Turned away or refused, by reason",
-                description="busy: all places taken. The others: the request itself was refused, see "
+                description="busy: the places are taken. The others: the request itself was refused, see "
                 "docs/operations.md.",
                 unit="suffix: /min",
                 kind="stack",

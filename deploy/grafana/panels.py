@@ -17,6 +17,7 @@ RANGE = "$__range"
 _COLUMNS = 24
 _ROW_HEIGHTS = {"value": 4, "lines": 8, "stack": 8, "heatmap": 8}
 _SCHEMA_VERSION = 39
+_SPAN_MS = 60_000
 # By whether the panel is wide.
 _LEGENDS: dict[bool, Json] = {
     True: {"displayMode": "table", "placement": "right", "calcs": ["lastNotNull", "max"]},
@@ -189,7 +190,8 @@ def _lines(panel: Panel) -> Json:
                     "lineWidth": 1,
                     "fillOpacity": 60 if stacked else 0,
                     "showPoints": "auto",
-                    "spanNulls": True,  # between two generations there is nothing to measure
+                    # Between two generations there is nothing to measure; a longer gap is one that should be seen.
+                    "spanNulls": _SPAN_MS,
                     "stacking": {"group": "A", "mode": "normal" if stacked else "none"},
                     "thresholdsStyle": {"mode": "off" if panel.bound is None else "dashed"},
                 },
