@@ -132,8 +132,8 @@ class AgentConnection:
         """Return what a failed generation means: the agent is gone, or it could not be made there either."""
         told = _told(error)
         # Both an agent that goes down and a cloud that is away are NotServing.
-        is_agents = names_error(error.trailing_metadata())
-        if is_agents and not (isinstance(told, NotServing) and not await self._is_serving()):
+        named = names_error(error.trailing_metadata())
+        if named and (not isinstance(told, NotServing) or await self._is_serving()):
             return told
         return AgentLost(f"the agent at {self._address} is gone ({told})")
 
