@@ -69,6 +69,7 @@ bench: setup  ## every published number; hours on two cores
 	$(BIN)/python -m bench.headline --num-prompts 64 --num-seeds 2 --repeats 10
 	$(BIN)/python -m bench.deadline
 	$(BIN)/python -m bench.shadow
+	$(BIN)/python -m bench.agent
 
 SMOKE := --out out/train-smoke --batch-size 8 --sheet-pictures 8 --styles fluent,noto --groups food-drink
 train-smoke: setup  ## the training recipe end to end in miniature, a few minutes; fetches the icons with npm

@@ -201,6 +201,24 @@ def test_agent_without_a_cloud_keeps_one_of_its_own(programs: Programs, start_co
     assert is_gone(own)
 
 
+def test_agent_that_still_loads_ends_at_the_first_signal(programs: Programs) -> None:
+    models = ("--cloud-model", str(CLOUD_MODEL), "--edge-model", str(EDGE_MODEL))
+    ports = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
+    program = programs.forked("edge_client", "serve", *models, *ports)
+    wait_until(lambda: "listening" in program.stdout, "the ports")
+    (own,) = wait_until(lambda: children(program.pid), "its own cloud to be started")
+    program.signal(signal.SIGTERM)
+    assert program.wait().returncode == 0
+    assert is_gone(own)
+
+
+def test_port_in_use_is_said_plainly(start_agent: StartAgent, programs: Programs, cloud: Cloud) -> None:
+    agent = start_agent("--cloud", cloud.address)
+    second = programs.forked("edge_client", "serve", "--edge-model", str(EDGE_MODEL), "--listen", agent.address).wait()
+    assert second.returncode == FAILED
+    assert second.stderr.splitlines()[-1].startswith(f"error: cannot listen on {agent.address}")
+
+
 def test_second_signal_ends_the_agent_at_once(
     start_agent: StartAgent, cloud: Cloud, start_command: StartCommand
 ) -> None:

@@ -79,6 +79,25 @@ def test_progress_shows_the_steps_so_far() -> None:
     assert seen[-1].note == "cloud lost"
 
 
+def test_metrics_of_a_running_generation_are_counted_once() -> None:
+    run, metrics = recorder(), EdgeMetrics()
+    metrics.begin(run)
+    cloud_steps(run, "CCxC")
+    metrics.catch_up()
+    metrics.catch_up()
+
+    def count(source: str) -> float | None:
+        return metrics.registry.get_sample_value("ecdiff_nfe_total", {"source": source})
+
+    # Which extrapolated steps count is known when the handoff is.
+    assert (count("cloud"), count("extrapolated")) == (3, 0)
+    cloud_steps(run, "CCxCC")
+    metrics.finished(with_fallbacks=False)
+    assert (count("cloud"), count("extrapolated")) == (4, 1)
+    told = [each for each in metrics.latest if each.series == "ecdiff_nfe_total" and each.labels["source"] == "cloud"]
+    assert sum(sum(each.values) for each in told) == 4
+
+
 def test_metrics_count_what_the_report_counts(tmp_path: object) -> None:
     run, metrics = recorder(), EdgeMetrics()
     metrics.begin(run)
