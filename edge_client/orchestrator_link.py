@@ -50,6 +50,7 @@ class OrchestratorLink:
         self._known: tuple[str, ...] = ()
         self._asked_at = 0.0
         self._reports: set[asyncio.Task[None]] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------ replicas
 
@@ -90,17 +91,23 @@ class OrchestratorLink:
         return self._known
 
     async def _list(self, edge: ModelInfo) -> list[Replica]:
-        listed = await self._ask(lambda client: client.list_replicas(edge.fingerprint), _check_replicas)
+        refusals: list[str | None] = []
+
+        def check(listed: tuple[Replica, ...]) -> None:
+            for each in listed:
+                Address.parse(each.address)
+                refusals.append(None if each.model is None else check_pair(each.model, edge).refusal)
+
+        listed = await self._ask(lambda client: client.list_replicas(edge.fingerprint), check)
         self._asked_at = time.monotonic()
         if not listed:
             raise NotServing(
                 f"the orchestrator at {self.address} knows no cloud service: start it with --cloud HOST:PORT, or name "
                 "a --cloud here"
             )
-        verdicts = [(each, None if each.model is None else check_pair(each.model, edge).refusal) for each in listed]
-        fitting = [each for each, refusal in verdicts if refusal is None]
+        fitting = [each for each, refusal in zip(listed, refusals, strict=True) if refusal is None]
         if not fitting:
-            raise IncompatibleModels(f"none of the orchestrator's cloud services fits this edge: {verdicts[0][1]}")
+            raise IncompatibleModels(f"none of the orchestrator's cloud services fits this edge: {refusals[0]}")
         return fitting
 
     # ------------------------------------------------------------------------------ plans
@@ -144,7 +151,11 @@ class OrchestratorLink:
             await asyncio.wait(self._reports, timeout=CALL_SECONDS)
         for task in self._reports:
             task.cancel()
-        await self._disconnect()
+        await asyncio.gather(*self._reports, return_exceptions=True)
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        await asyncio.gather(*self._closing)
 
     # ------------------------------------------------------------------------------ asking
 
@@ -164,24 +175,29 @@ class OrchestratorLink:
         try:
             if self._client is None:
                 self._client = OrchestratorClient(self.address, self._credentials)
-            answer = await call(self._client)
+            client = self._client
+            answer = await call(client)
             check(answer)
         except Unauthenticated:
             raise
         except NotServing as error:
             self._problem = str(error)
             self._alone_until = time.monotonic() + ALONE_SECONDS
-            # A channel that failed waits longer and longer before it tries again.
-            await self._disconnect()
+            self._drop(client)
             raise NoAnswer(self._problem) from None
         except (EcdiffError, ValueError) as error:
             raise NoAnswer(f"the orchestrator at {self.address} is of no use here ({error})") from None
         return answer
 
-    async def _disconnect(self) -> None:
-        if self._client is not None:
-            client, self._client = self._client, None
-            await client.close()
+    def _drop(self, client: OrchestratorClient) -> None:
+        """Connect anew the next time: a channel that failed waits longer and longer before it tries again."""
+        if self._client is not client:
+            return
+        self._client = None
+        # Another call may be under way on it; to be cancelled by this one would be the end of its generation.
+        closing = asyncio.create_task(client.close(CALL_SECONDS))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
 
 class NoAnswer(Exception):
@@ -221,8 +237,3 @@ def check_answer(answer: PlanAnswer, query: PlanQuery, predictors: tuple[str, ..
     ):
         if not holds:
             raise ProtocolError(f"its plan {what}")
-
-
-def _check_replicas(listed: tuple[Replica, ...]) -> None:
-    for each in listed:
-        Address.parse(each.address)

@@ -59,9 +59,9 @@ class OrchestratorClient:
         """Return what it knows."""
         return decode_status(await self._call(self._stub.FleetStatus, pb.FleetStatusRequest()))
 
-    async def close(self) -> None:
-        """Let go of the connection."""
-        await self._channel.close()
+    async def close(self, grace_seconds: float | None = None) -> None:
+        """Let go of the connection; calls that are under way are cancelled after the grace period, or at once."""
+        await self._channel.close(grace_seconds)
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:

@@ -1,37 +1,22 @@
-"""Edges with an orchestrator, with one that fails, and with none."""
+"""Edges with an orchestrator: replicas, plans, reports."""
 
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
+from fleet_edges import PROMPT, edge, make
 
 from edge_client import EdgeClient
+from harness.agent import StartAgent, StartCommand
 from harness.cloud import Cloud, RunEdge, StartCloud
-from harness.orchestrator import Orchestrator, StartOrchestrator
+from harness.orchestrator import StartOrchestrator
 from harness.reference import EDGE_MODEL
 from harness.searched import STEPS
 from harness.waiting import eventually, running
-from wire.credentials import Credentials
-from wire.errors import IncompatibleModels, NotServing, Unauthenticated
+from wire.errors import IncompatibleModels, NotServing
 from wire.fleet_messages import PAPER, SessionReport
-
-TLS = Path(__file__).parents[1] / "data" / "tls"
-PROMPT = "a cat"
-
-
-def edge(orchestrator: Orchestrator | str, **options: Any) -> EdgeClient:
-    address = orchestrator if isinstance(orchestrator, str) else orchestrator.address
-    return EdgeClient(orchestrator=address, edge_model=str(EDGE_MODEL), silence_seconds=60, **options)
-
-
-async def make(client: EdgeClient, **options: Any) -> dict[str, Any]:
-    """Generate; return the report."""
-    options = {"num_inference_steps": STEPS, "guidance_scale": 2.0, **options}
-    return (await client.generate(PROMPT, **options)).report
 
 
 async def test_an_edge_without_a_cloud_gets_its_replica_and_its_plan(
@@ -42,12 +27,17 @@ async def test_an_edge_without_a_cloud_gets_its_replica_and_its_plan(
         report = await make(client)
         assert client.link is not None
         assert client.link.address == cloud.address
+        again = await make(client)
     assert report["plan"]["origin"] == f"tiny.json (chosen by the orchestrator at {orchestrator.address})"
     assert report["plan"]["real_steps"] == [0, 1, 3, 6]
     assert report["plan"]["expected_error"] == pytest.approx(4 / STEPS, abs=1e-4)
-    assert report["warnings"] == []
+    assert report["warnings"] == again["warnings"] == []
+    # A cold edge does not know its own step yet, and nobody has told of the link.
+    assert report["plan"]["predicted_seconds"] is None
+    assert again["plan"]["predicted_seconds"] > 0
     scrape = orchestrator.scrape()
-    assert scrape.value("ecdiff_fleet_plans_total", origin="searched") == 1
+    assert scrape.value("ecdiff_fleet_plans_total", origin="searched") == 2
+    assert scrape.value("ecdiff_fleet_prediction_ratio_count") == 1
 
 
 async def test_the_users_bounds_reach_the_service_and_hold(
@@ -169,6 +159,30 @@ async def test_a_one_shot_commands_timings_are_in_the_metrics_when_it_ends(
     assert scrape.label_values("ecdiff_fleet_replica_up", "replica") == {cloud.address}
 
 
+async def test_an_agent_gets_its_cloud_and_its_plans_there_and_reports_each_generation(
+    cloud: Cloud,
+    start_orchestrator: StartOrchestrator,
+    start_agent: StartAgent,
+    start_command: StartCommand,
+    plans: Path,
+    tmp_path: Path,
+) -> None:
+    orchestrator = start_orchestrator("--cloud", cloud.address, "--plans", plans)
+    agent = start_agent("--orchestrator", orchestrator.address)
+    words = ("--num-inference-steps", str(STEPS), "--guidance-scale", "2", "-o", "out.png", "--report", "run.json")
+    done = start_command(agent, "generate", PROMPT, *words).wait()
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert report["agent"] == agent.address
+    assert report["plan"]["origin"] == f"tiny.json (chosen by the orchestrator at {orchestrator.address})"
+
+    def reported() -> bool:
+        # The picture does not wait for it.
+        return orchestrator.scrape().value("ecdiff_fleet_generations_total", mode="adaptive", outcome="done") == 1
+
+    await eventually(reported, "the generation to be reported", 10)
+
+
 async def test_how_a_generation_ends_is_told(start_cloud: StartCloud, start_orchestrator: StartOrchestrator) -> None:
     cloud = start_cloud()
     orchestrator = start_orchestrator("--cloud", cloud.address)
@@ -203,91 +217,3 @@ async def test_predictions_are_calibrated_by_what_was_measured(
     # The costs themselves are measured anew and wander on a busy machine.
     assert after > 1.5 * before
     assert orchestrator.scrape().value("ecdiff_fleet_prediction_ratio_count") >= 8
-
-
-async def test_an_edge_with_a_cloud_decides_by_itself_and_says_so(cloud: Cloud) -> None:
-    async with edge("127.0.0.1:9", cloud=cloud.address) as client:
-        report = await make(client)
-        assert report["plan"]["origin"] == PAPER
-        line = "no orchestrator answers at 127.0.0.1:9: this edge decides by itself"
-        assert report["warnings"].count(line) == 1
-        # Nothing was to be asked: nothing to say.
-        assert (await make(client, mode="split"))["warnings"] == []
-
-
-def test_an_edge_without_a_cloud_ends_with_a_line_that_says_what_to_do(run_edge: RunEdge) -> None:
-    done = run_edge("generate", PROMPT, "--orchestrator", "127.0.0.1:9", "--edge-model", EDGE_MODEL, "--no-agent")
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: no orchestrator answers at 127.0.0.1:9")
-    assert "name a --cloud" in line
-
-
-async def test_a_service_that_hangs_costs_a_second_once(cloud: Cloud, start_orchestrator: StartOrchestrator) -> None:
-    orchestrator = start_orchestrator("--cloud", cloud.address)
-    async with edge(orchestrator, cloud=cloud.address) as client:
-        usual = (await make(client))["seconds"]["total"]
-        orchestrator.program.signal(signal.SIGSTOP)
-        report = await make(client)
-        assert "this edge decides by itself" in " ".join(report["warnings"])
-        assert report["seconds"]["connect"] < 2.0
-        again = await make(client)
-        assert "this edge decides by itself" in " ".join(again["warnings"])
-        assert again["seconds"]["connect"] < 0.5
-        assert again["seconds"]["total"] < usual + 5
-        orchestrator.program.signal(signal.SIGCONT)
-
-
-async def test_an_edge_that_knew_replicas_goes_on_with_them(
-    cloud: Cloud, start_orchestrator: StartOrchestrator
-) -> None:
-    orchestrator = start_orchestrator("--cloud", cloud.address)
-    async with edge(orchestrator) as client:
-        await make(client, mode="cloud")
-        orchestrator.program.kill()
-        assert (await make(client, mode="cloud"))["fallbacks"] == []
-        # Also where the link has to be made anew.
-        await client._contact.forget()
-        report = await make(client, mode="cloud")
-        assert report["nfe"]["cloud"] == STEPS
-        assert "using the cloud services that it named before" in report["warnings"][0]
-
-
-async def test_something_else_at_the_address_is_no_orchestrator(cloud: Cloud) -> None:
-    async with edge(cloud.address, cloud=cloud.address) as client:
-        report = await make(client)
-    assert "is no orchestrator" in report["warnings"][0]
-    assert report["plan"]["origin"] == PAPER
-
-
-async def test_a_wrong_token_is_an_error(cloud: Cloud, start_orchestrator: StartOrchestrator, tmp_path: Path) -> None:
-
-    good, wrong = tmp_path / "good", tmp_path / "wrong"
-    good.write_text("secret")
-    wrong.write_text("guess")
-    orchestrator = start_orchestrator("--cloud", cloud.address, "--auth-token-file", good)
-    for file in (wrong, None):
-        async with edge(orchestrator, credentials=Credentials(token_file=file)) as client:
-            with pytest.raises(Unauthenticated, match=r"the orchestrator at .* refused the token"):
-                await make(client)
-    async with edge(orchestrator, credentials=Credentials(token_file=good)) as client:
-        assert (await make(client))["fallbacks"] == []
-
-
-async def test_tls_and_tokens_on_both_sides(
-    start_cloud: StartCloud, start_orchestrator: StartOrchestrator, tmp_path: Path, run_edge: RunEdge
-) -> None:
-    token = tmp_path / "token"
-    token.write_text("secret")
-    server = ("--tls-cert", str(TLS / "server.pem"), "--tls-key", str(TLS / "server.key"))
-    secured = (*server, "--tls-client-ca", str(TLS / "ca.pem"), "--auth-token-file", str(token))
-    client = ("--tls-ca", str(TLS / "ca.pem"), "--tls-cert", str(TLS / "client.pem"), "--tls-key",
-              str(TLS / "client.key"), "--auth-token-file", str(token))  # fmt: skip
-    cloud = start_cloud(*secured)
-    towards_cloud = [f"--cloud-{each[2:]}" if each.startswith("--") else each for each in client]
-    orchestrator = start_orchestrator("--cloud", cloud.address, *secured, *towards_cloud)
-    assert orchestrator.is_up(cloud.address)
-    done = run_edge("generate", PROMPT, "--orchestrator", orchestrator.address, "--edge-model", EDGE_MODEL,
-                    "--no-agent", "--num-inference-steps", "4", "-o", "out.png", *client)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert orchestrator.scrape().value("ecdiff_fleet_generations_total", mode="adaptive", outcome="done") == 1
