@@ -51,6 +51,8 @@ def _lines(address: str, status: pb.AgentStatus) -> Iterator[tuple[str, str]]:
     if cloud.rtt_seconds:
         offset, bound = 1000 * cloud.clock_offset_seconds, 1000 * cloud.clock_offset_uncertainty_seconds
         yield "round trip", f"{1000 * cloud.rtt_seconds:.2f} ms, clock offset {offset:+.2f} ms +- {bound:.2f} ms"
+    if status.settings.orchestrator:
+        yield "orchestrator", status.settings.orchestrator
     num_waiting = max(0, len(status.generations) - 1)
     yield "queue", f"{'idle' if not status.generations else 'at work'}, {num_waiting} of {status.max_queue} waiting"
 
