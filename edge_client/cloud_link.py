@@ -13,10 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
 from protos.ecdiff_v1_pb2_grpc import CloudDenoiserStub
+from wire.calls import call_unary
 from wire.clock import stamp_seconds
 from wire.convert import decode_description
 from wire.credentials import Credentials
-from wire.errors import EcdiffError, NotServing, Unauthenticated, VersionMismatch, from_status
+from wire.errors import EcdiffError, NotServing, ProtocolError, Unauthenticated, VersionMismatch, from_status
 from wire.messages import PROTOCOL_VERSION, Description
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -109,14 +110,16 @@ class CloudLink:
         self, method: Any, request: Any, otherwise: str, metadata: tuple[tuple[str, str], ...] = ()
     ) -> Any:
         try:
-            answer = await method(request, timeout=CALL_SECONDS, metadata=metadata)
+            answer = await call_unary(method, request, timeout_seconds=CALL_SECONDS, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._contact_error(error, otherwise) from None
+        except ProtocolError:
+            raise self._speaks_otherwise() from None
         return answer.status if isinstance(answer, health_pb2.HealthCheckResponse) else answer
 
     def _contact_error(self, error: grpc.aio.AioRpcError, otherwise: str) -> EcdiffError:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return VersionMismatch(f"the service at {self.address} does not speak ecdiff.v1: check the address")
+            return self._speaks_otherwise()
         told = from_status(error.code(), error.details(), error.trailing_metadata())
         if isinstance(told, Unauthenticated):
             return Unauthenticated(f"the cloud at {self.address} refused the token: check --auth-token-file ({told})")
@@ -126,6 +129,9 @@ class CloudLink:
                 f"{otherwise} at {self.address}, asked {tls}: check the address, or start one with cloud-service serve"
             )
         return told
+
+    def _speaks_otherwise(self) -> VersionMismatch:
+        return VersionMismatch(f"the service at {self.address} does not speak ecdiff.v1: check the address")
 
     def start_probing(self) -> None:
         """Measure the round trip from now on, in the background, on a connection of its own."""

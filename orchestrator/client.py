@@ -9,6 +9,7 @@ import grpc.aio
 
 from protos import orchestrator_v1_pb2 as pb
 from protos.orchestrator_v1_pb2_grpc import OrchestratorStub
+from wire.calls import call_unary
 from wire.convert.fleet import decode_replicas, decode_status, encode_report
 from wire.convert.plans import decode_plan_answer, encode_plan_query
 from wire.credentials import Credentials
@@ -65,7 +66,7 @@ class OrchestratorClient:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=CALL_SECONDS, metadata=self._metadata)
+            return await call_unary(method, request, timeout_seconds=CALL_SECONDS, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             code = error.code()
             if code is grpc.StatusCode.UNIMPLEMENTED:

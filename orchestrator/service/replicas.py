@@ -14,6 +14,7 @@ from orchestrator.service.config import LOGGER_NAME, Timings
 from orchestrator.service.fleet import Fleet
 from protos import ecdiff_v1_pb2 as pb
 from protos.ecdiff_v1_pb2_grpc import CloudDenoiserStub
+from wire.calls import call_unary
 from wire.convert import decode_description
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, NotServing, from_status
@@ -113,10 +114,11 @@ class _Eye:
             await channel.close()
 
     async def _ask(self, channel: grpc.aio.Channel) -> Description:
-        health = health_pb2_grpc.HealthStub(channel)
-        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=self._timeout_seconds)
+        seconds = self._timeout_seconds
+        check = health_pb2_grpc.HealthStub(channel).Check
+        answer = await call_unary(check, health_pb2.HealthCheckRequest(), timeout_seconds=seconds)
         if answer.status != _SERVING:
             raise NotServing("it is loading or draining")
-        stub = CloudDenoiserStub(channel)
-        described = await stub.Describe(pb.DescribeRequest(), timeout=self._timeout_seconds, metadata=self._metadata)
+        describe = CloudDenoiserStub(channel).Describe
+        described = await call_unary(describe, pb.DescribeRequest(), timeout_seconds=seconds, metadata=self._metadata)
         return decode_description(described)

@@ -16,6 +16,7 @@ import pytest
 from diffusion.loading import load_model
 from diffusion.model import ModelInfo
 from edge_client import orchestrator_link
+from edge_client.cloud_link import CloudLink
 from edge_client.orchestrator_link import NoAnswer, OrchestratorLink, check_answer, is_worth_moving
 from orchestrator.client import CALL_SECONDS
 from protos import ecdiff_v1_pb2, orchestrator_v1_pb2_grpc
@@ -24,7 +25,7 @@ from wire.convert.fleet import encode_replicas
 from wire.convert.plans import encode_plan_answer
 from wire.credentials import Credentials
 from wire.edge_plan import Agreement, EdgePlan
-from wire.errors import IncompatibleModels, NotServing, ProtocolError
+from wire.errors import IncompatibleModels, NotServing, ProtocolError, VersionMismatch
 from wire.fleet_messages import KnownCosts, PlanAnswer, PlanQuery, Replica, SessionReport
 from wire.messages import ModelDescription, Plan
 
@@ -159,6 +160,24 @@ async def test_models_that_do_not_fit_are_left_out(edge: ModelInfo) -> None:
     async with scripted(ListReplicas=always(encode_replicas([other]))) as link:
         with pytest.raises(IncompatibleModels, match="latent channels is 16"):
             await link.replicas(edge, lambda line: None)
+
+
+async def test_bytes_that_are_no_message_are_no_answer() -> None:
+    class Junk(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            return grpc.unary_unary_rpc_method_handler(always(b"\xff\xff\xff"))
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Junk(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    link = OrchestratorLink(f"127.0.0.1:{port}", Credentials())
+    with pytest.raises(NoAnswer, match="no message of this schema"):
+        await link.plan(QUERY, ("linear",))
+    with pytest.raises(VersionMismatch, match=r"does not speak ecdiff\.v1"):
+        await CloudLink.connect((f"127.0.0.1:{port}",), Credentials(), wait_seconds=1)
+    await link.close()
+    await server.stop(None)
 
 
 async def test_one_that_hangs_costs_a_second_and_is_left_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

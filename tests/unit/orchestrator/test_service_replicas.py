@@ -1,0 +1,151 @@
+"""Watching replicas that lie, hang and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from fleet_samples import description
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from orchestrator.service.config import Timings
+from orchestrator.service.fleet import Fleet
+from orchestrator.service.replicas import Watcher
+from protos import ecdiff_v1_pb2 as pb
+from protos import ecdiff_v1_pb2_grpc
+from wire.convert import encode_description
+from wire.credentials import Credentials
+
+TIMINGS = Timings(poll_seconds=0.05, poll_timeout_seconds=0.5)
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Replica(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
+    """A cloud service as the watcher sees it; a test says what it answers."""
+
+    def __init__(self) -> None:
+        self.health = health.aio.HealthServicer()
+        self.answer: Any = encode_description(description())
+        self.hangs = False
+
+    async def Describe(self, request: pb.DescribeRequest, context: Any) -> Any:
+        if self.hangs:
+            await asyncio.sleep(60)
+        return self.answer
+
+
+@contextlib.asynccontextmanager
+async def watched(*, timings: Timings = TIMINGS) -> AsyncIterator[tuple[Replica, Fleet, str]]:
+    """Run a replica and a watcher that has looked once."""
+    replica = Replica()
+    await replica.health.set("", SERVING)
+    server = grpc.aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(replica.health, server)
+    ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(replica, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    fleet = Fleet((address,))
+    watcher = Watcher(fleet, Credentials(), timings, lambda address: None)
+    await watcher.start()
+    try:
+        yield replica, fleet, address
+    finally:
+        await watcher.stop()
+        await server.stop(None)
+
+
+async def becomes(fleet: Fleet, address: str, *, up: bool) -> str:
+    """Wait until the replica is up or down; return why it is down."""
+    async with asyncio.timeout(20):
+        while fleet.states[address].is_up is not up:
+            await asyncio.sleep(0.01)
+    return fleet.states[address].problem
+
+
+async def test_the_first_look_is_over_before_anything_is_served() -> None:
+    async with watched(timings=Timings(poll_seconds=60)) as (_, fleet, address):
+        assert fleet.states[address].is_up
+        assert fleet.states[address].load == description().load
+
+
+async def test_a_load_that_changes_is_seen() -> None:
+    async with watched() as (replica, fleet, address):
+        replica.answer = encode_description(description(sessions=3, queue=2))
+        async with asyncio.timeout(20):
+            while fleet.states[address].load.queue != 2:
+                await asyncio.sleep(0.01)
+
+
+async def test_one_that_drains_is_down_until_it_serves_again() -> None:
+    async with watched() as (replica, fleet, address):
+        await replica.health.set("", NOT_SERVING)
+        assert await becomes(fleet, address, up=False) == "it is loading or draining"
+        await replica.health.set("", SERVING)
+        await becomes(fleet, address, up=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (pb.DescribeResponse(), "protocol version 0"),
+        (pb.DescribeResponse(protocol_version=1), "nonsense"),
+        (pb.DescribeResponse(protocol_version=99), "protocol version 99"),
+    ],
+)
+async def test_one_that_answers_nonsense_is_down_and_watched_on(answer: pb.DescribeResponse, why: str) -> None:
+    async with watched() as (replica, fleet, address):
+        good, replica.answer = replica.answer, answer
+        assert why in await becomes(fleet, address, up=False)
+        replica.answer = good
+        await becomes(fleet, address, up=True)
+
+
+async def test_one_that_hangs_is_down_and_watched_on() -> None:
+    async with watched() as (replica, fleet, address):
+        replica.hangs = True
+        await becomes(fleet, address, up=False)
+        replica.hangs = False
+        await becomes(fleet, address, up=True)
+
+
+async def test_bytes_that_are_no_message_are_no_replica() -> None:
+    class Junk(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            async def answer(request: Any, context: Any) -> bytes:
+                return b"\xff\xff\xff"
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Junk(),))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    fleet = Fleet((address,))
+    watcher = Watcher(fleet, Credentials(), TIMINGS, lambda address: None)
+    await watcher.start()
+    assert "no message of this schema" in fleet.states[address].problem
+    await watcher.stop()
+    await server.stop(None)
+
+
+async def test_a_replica_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="orchestrator")
+    fleet = Fleet(("127.0.0.1:9",))
+    looks = 0
+
+    def look(address: str) -> None:
+        nonlocal looks
+        looks += 1
+
+    watcher = Watcher(fleet, Credentials(), TIMINGS, look)
+    await watcher.start()
+    async with asyncio.timeout(20):
+        while looks < 4:
+            await asyncio.sleep(0.01)
+    await watcher.stop()
+    assert [record.message for record in caplog.records] == ["a replica is down"]
