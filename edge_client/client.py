@@ -158,7 +158,8 @@ class EdgeClient:
         except BaseException as error:
             interrupted = isinstance(error, asyncio.CancelledError)
             self.metrics.failed(interrupted=interrupted)
-            self._counsel.failed(recorder, self._contact.link, interrupted=interrupted)
+            link = self._contact.link if request.uses_cloud else None
+            self._counsel.failed(recorder, link, interrupted=interrupted)
             raise
         self.metrics.finished(with_fallbacks=bool(recorder.fallbacks))
         self._counsel.learn(recorder, edge, link, result.latents.shape)

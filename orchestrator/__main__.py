@@ -1,4 +1,4 @@
-"""`orchestrator`: look at a plan before paying for it, or search better ones."""
+"""`orchestrator`: look at a plan before paying for it, search better ones, or serve them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from wire.messages import Plan, Source
 DEFAULT_SCHEDULER = "ddim"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="ecdiff")
 def cli() -> None:
     """Decide where each denoising step runs: cloud, extrapolated, or edge."""

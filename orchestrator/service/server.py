@@ -90,7 +90,9 @@ class OrchestratorServer:
         await self._ports.set_serving(True)
         files = [each for each in self._library.status() if not each.problem]
         num_up = sum(state.is_up for state in self._fleet.states.values())
-        return f"{len(files)} plan files, {num_up} of {len(self._fleet.states)} replicas up"
+        num_files, num_replicas = len(files), len(self._fleet.states)
+        plural = "" if num_files == 1 else "s"
+        return f"{num_files} plan file{plural}, {num_up} of {num_replicas} replicas up"
 
     async def drain(self) -> None:
         """Say NOT_SERVING, let running calls finish, save the estimates."""
