@@ -18,6 +18,7 @@ from edge_client.agent.turns import Ticket, Turns
 from edge_client.agent.updates import Updates
 from edge_client.client import EdgeClient
 from edge_client.generation import GenerationResult
+from edge_client.pictures import encode_images
 from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from edge_client.series import Observation
@@ -36,12 +37,14 @@ class Made:
 
     Attributes:
         result: Pictures, latents, report.
+        pngs: The pictures with the report in them.
         observations: Of this generation alone.
         queue_seconds: From arrival to its turn.
         start_seconds: From its turn to the start of its first step.
     """
 
     result: GenerationResult
+    pngs: list[bytes]
     observations: list[Observation]
     queue_seconds: float
     start_seconds: float
@@ -109,9 +112,8 @@ class Agent:
             outcome = "interrupted"
             try:
                 await self._idle.end()
-                made = await self._run(ticket, began, updates)
-                outcome = "done"
-                return made
+                result, start_seconds = await self._run(ticket, began, updates)
+                outcome, observations = "done", self._client.metrics.latest
             except Exception as error:
                 outcome = type(error).__name__
                 raise
@@ -120,8 +122,18 @@ class Agent:
                 if self._state == SERVING:
                     self._idle.begin()
                 _log.info("generation ended", extra={"request_id": request.request_id, "outcome": outcome})
+        # The next one need not wait for it.
+        result.report["agent"] = self.address
+        return Made(
+            result=result,
+            pngs=await asyncio.to_thread(encode_images, result.images, result.report),
+            observations=observations,
+            queue_seconds=began - ticket.arrived_at,
+            start_seconds=start_seconds,
+        )
 
-    async def _run(self, ticket: Ticket, began: float, updates: Updates) -> Made:
+    async def _run(self, ticket: Ticket, began: float, updates: Updates) -> tuple[GenerationResult, float]:
+        """Return what was made, and how long after `began` its first step began."""
         start_seconds = 0.0
 
         def progress(snapshot: Snapshot) -> None:
@@ -133,13 +145,7 @@ class Agent:
             updates.progress(snapshot)
 
         result = await self._client.run(ticket.request, progress)
-        result.report["agent"] = self.address
-        return Made(
-            result=result,
-            observations=self._client.metrics.latest,
-            queue_seconds=began - ticket.arrived_at,
-            start_seconds=start_seconds,
-        )
+        return result, start_seconds
 
     async def _catch_up(self) -> None:
         while True:

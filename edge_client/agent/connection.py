@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from edge_client.terminal import ProgressDisplay
 
 CALL_SECONDS = 2.0
+# Ten of its heartbeats.
+SILENCE_SECONDS = 10.0
 
 
 class AgentLost(Exception):
@@ -109,10 +112,10 @@ class AgentConnection:
         if not own_guidance:
             message.ClearField("guidance_scale")
         pngs: list[bytes] = []
-        # No deadline: a queue takes what it takes. A process that hangs is found by the channel's keepalive.
+        # No deadline for the whole: a queue takes what it takes.
         call = self._stub.Generate(message)
         try:
-            async for update in call:
+            while (update := await asyncio.wait_for(call.read(), SILENCE_SECONDS)) is not grpc.aio.EOF:
                 match update.WhichOneof("message"):
                     case "place":
                         display.wait_in_queue(update.place.ahead)
@@ -124,6 +127,8 @@ class AgentConnection:
                         return _made(update.done, pngs)
         except grpc.aio.AioRpcError as error:
             raise await self._why(error) from None
+        except TimeoutError:
+            raise AgentLost(f"the agent at {self._address} has said nothing for {SILENCE_SECONDS:g} s") from None
         finally:
             call.cancel()
         raise AgentLost(f"the agent at {self._address} ended the call without a picture")

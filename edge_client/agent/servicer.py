@@ -14,7 +14,6 @@ from edge_client.agent.config import LOGGER_NAME
 from edge_client.agent.convert import decode_observations, decode_request, encode_latents, encode_observations
 from edge_client.agent.updates import Updates
 from edge_client.outcome import plain_text
-from edge_client.pictures import encode_images
 from protos import edge_agent_v1_pb2 as pb
 from protos import edge_agent_v1_pb2_grpc
 from wire.errors import EcdiffError, InvalidRequest, ModelError, NotServing
@@ -65,7 +64,7 @@ class EdgeAgentServicer(edge_agent_v1_pb2_grpc.EdgeAgentServicer):
             made = await _result(generating)
         finally:
             generating.cancel()
-        for png in await asyncio.to_thread(encode_images, made.result.images, made.result.report):
+        for png in made.pngs:
             await context.write(pb.GenerateUpdate(picture=pb.GenerateUpdate.Picture(png=png)))
         await context.write(pb.GenerateUpdate(done=_done(made, want_latents=message.want_latents)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -12,10 +13,15 @@ from protos import edge_agent_v1_pb2 as pb
 
 # As often as a terminal is redrawn; a step may take less than a message.
 MIN_INTERVAL_SECONDS = 0.05
+# Whoever hears nothing for much longer knows that the agent hangs.
+HEARTBEAT_SECONDS = 1.0
 
 
 class Updates:
-    """The newest place or snapshot, and every snapshot with a note: a client that reads slowly misses only old ones."""
+    """The newest place or snapshot, again and again, and every snapshot with a note once.
+
+    A client that reads slowly misses old ones only.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[pb.GenerateUpdate] = deque()
@@ -43,14 +49,29 @@ class Updates:
 
     async def __aiter__(self) -> AsyncIterator[pb.GenerateUpdate]:
         """Yield what there is to tell until it is closed."""
+        newest = encode_place(0)
         while True:
-            await self._changed.wait()
+            await _wait(self._changed, HEARTBEAT_SECONDS)
+            self._changed.clear()
+            if not self._waiting and not self._closed.is_set():
+                yield _without_note(newest)
             while self._waiting:
-                yield self._waiting.popleft()
+                newest = self._waiting.popleft()
+                yield newest
             if self._closed.is_set():
                 return
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._closed.wait(), MIN_INTERVAL_SECONDS)
-            except TimeoutError:
-                continue
+            await _wait(self._closed, MIN_INTERVAL_SECONDS)
+
+
+def _without_note(update: pb.GenerateUpdate) -> pb.GenerateUpdate:
+    again = pb.GenerateUpdate()
+    again.CopyFrom(update)
+    if again.HasField("progress"):
+        again.progress.note = ""
+    return again
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but no longer."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

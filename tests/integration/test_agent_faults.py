@@ -6,6 +6,8 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
+
 from harness.agent import Agent, StartAgent, StartCommand
 from harness.cloud import Cloud, StartCloud
 from harness.processes import children, is_gone
@@ -139,6 +141,32 @@ def test_killed_agent_costs_no_picture(
     assert report["agent"] is None
     assert line.removeprefix("note: ") in report["warnings"]
     assert (tmp_path / "out.png").is_file()
+
+
+def test_frozen_agent_costs_a_command_two_seconds(
+    start_agent: StartAgent, cloud: Cloud, start_command: StartCommand, tmp_path: Path
+) -> None:
+    agent = start_agent("--cloud", cloud.address)
+    agent.program.signal(signal.SIGSTOP)
+    done = start_command(agent, "generate", "a cat", *EDGE, "--edge-model", EDGE_MODEL, "--report", "r.json").wait()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"note: what listens at {agent.address} is no agent that answers")
+    assert report_of(tmp_path)["agent"] is None
+
+
+@pytest.mark.slow
+def test_agent_that_freezes_on_the_way_costs_no_picture(
+    start_agent: StartAgent, cloud: Cloud, start_command: StartCommand, tmp_path: Path
+) -> None:
+    agent = start_agent("--cloud", cloud.address)
+    agent.unet.hold_after(2)
+    command = start_command(agent, "generate", "a cat", *EDGE, "--edge-model", EDGE_MODEL, "--report", "r.json")
+    wait_until(lambda: agent.unet.holding, "the agent to be at the third step")
+    agent.program.signal(signal.SIGSTOP)
+    done = command.wait(120)  # ten seconds of silence
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"note: the agent at {agent.address} has said nothing for 10 s")
+    assert report_of(tmp_path)["agent"] is None
 
 
 def test_cloud_that_dies_on_the_way_is_finished_by_the_agents_edge_model(

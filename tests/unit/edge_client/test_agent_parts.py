@@ -113,6 +113,16 @@ async def test_slow_reader_misses_old_snapshots_and_no_note() -> None:
     assert told[-1].step_sources == "CCxCC"
 
 
+async def test_client_that_waits_hears_something_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_client.agent.updates.HEARTBEAT_SECONDS", 0.01)
+    updates = Updates()
+    updates.progress(replace(SNAPSHOT, note="the cloud was lost"))
+    told = aiter(updates)
+    notes = [(await anext(told)).progress.note for _ in range(3)]
+    assert notes == ["the cloud was lost", "", ""]
+    await told.aclose()
+
+
 # ------------------------------------------------------------------------------ messages
 
 FULL = GenerationRequest(
