@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from bench.dashboards.panels import Dashboard, Panel, Window
 from bench.dashboards.prometheus import Prometheus, Series
@@ -17,6 +18,7 @@ from bench.dashboards.prometheus import Prometheus, Series
 _WIDTH_INCHES, _UNIT_INCHES = 16.0, 0.36
 _COLUMNS = 24
 _MAX_LEGEND = 12
+_COLOURS = 128
 Named = list[tuple[str, Series]]
 
 
@@ -63,6 +65,7 @@ def draw(
             _mark(axis, marks or {}, window)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
+    Image.open(path).quantize(_COLOURS).save(path, optimize=True)
     return empty
 
 
@@ -97,7 +100,7 @@ def _draw_lines(axis: Any, panel: Panel, named: Named, window: Window) -> None:
     names = axis.get_legend_handles_labels()[1]
     if names:
         columns = 1 if len(names) <= _MAX_LEGEND else 2
-        axis.legend(fontsize=6, loc="upper left", ncols=columns, framealpha=0.7)
+        axis.legend(fontsize=6, loc="best", ncols=columns, framealpha=0.7)
 
 
 def _draw_stack(axis: Any, panel: Panel, named: Named, window: Window) -> None:

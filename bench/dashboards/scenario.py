@@ -47,6 +47,7 @@ _ASKED = (
 _NUM_POINTS = 240
 _PAUSE_SECONDS = 1.0
 _POLL_SECONDS = 0.02
+_PATIENCE_SECONDS = 60.0
 # Processes share two cores here, and sums come out the same.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -150,9 +151,13 @@ def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, dict[str
         orchestrator=[orchestrator],
     )
 
+    def become(link: str) -> None:
+        # Between two generations: an agent that loses its cloud at work goes over to the other one, and stays there.
+        _wait_until(second, busy=False)
+        far.become(link)
+
     def kill() -> None:
-        while not _is_busy(second):
-            time.sleep(_POLL_SECONDS)
+        _wait_until(second, busy=True)
         second.process.kill()
 
     def bring_back() -> None:
@@ -162,8 +167,8 @@ def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, dict[str
 
     phases: dict[str, Callable[[], None]] = {
         "fibre": lambda: None,
-        "dsl": lambda: far.become("dsl"),
-        "mobile": lambda: far.become("mobile"),
+        "dsl": lambda: become("dsl"),
+        "mobile": lambda: become("mobile"),
         "killed": kill,
         "back": bring_back,
     }
@@ -177,10 +182,15 @@ def _run(processes: Processes, phase_seconds: int) -> tuple[Prometheus, dict[str
     return prometheus, marks
 
 
-def _is_busy(cloud: Service) -> bool:
-    """Whether a session is open there."""
-    with urllib.request.urlopen(f"http://{cloud.metrics_address}/metrics") as answer:
-        return "\necdiff_cloud_sessions 0.0" not in answer.read().decode()
+def _wait_until(cloud: Service, *, busy: bool) -> None:
+    """Wait until a session is open there, or none is."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://{cloud.metrics_address}/metrics") as answer:
+            if ("\necdiff_cloud_sessions 0.0" not in answer.read().decode()) is busy:
+                return
+        time.sleep(_POLL_SECONDS)
+    raise click.ClickException(f"nobody {'uses' if busy else 'leaves'} the cloud at {cloud.address}")
 
 
 def _watch(processes: Processes, **services: list[Service]) -> Prometheus:
