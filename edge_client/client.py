@@ -151,7 +151,15 @@ class EdgeClient:
                 for line in self._warnings:
                     recorder.warn(line)
             decision = recorder.decision = await self._counsel.decide(request, edge, link, recorder)
-            generation = Generation(request, edge, link, recorder, decision=decision, patience=self._patience)
+            generation = Generation(
+                request,
+                edge,
+                link,
+                recorder,
+                decision=decision,
+                patience=self._patience,
+                next_link=lambda useless: self._contact.another(useless, recorder, self._about_edge),
+            )
             for line in decision.lines:
                 recorder.warn(line)
             result = await generation.run()
@@ -162,7 +170,8 @@ class EdgeClient:
             self._counsel.failed(recorder, link, interrupted=interrupted)
             raise
         self.metrics.finished(with_fallbacks=bool(recorder.fallbacks))
-        self._counsel.learn(recorder, edge, link, result.latents.shape)
+        self._counsel.learn(recorder, edge, None if link is None else self._contact.link, result.latents.shape)
+        await self._contact.close_left()
         if self._is_to_be_forgotten(recorder):
             await self._contact.forget()
         return result

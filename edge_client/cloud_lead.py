@@ -105,9 +105,9 @@ class CloudLead:
         self._shadow = shadow
         self._deadline_in = deadline_in
         self._plan = message.plan
-        self._next_step = 0
+        self._newest = message.start if isinstance(message.start, State) else None
+        self._next_step = 0 if self._newest is None else self._newest.step_index
         self._opened: Opened | None = None
-        self._newest: State | None = None
         self._reason: HandoffReason | None = None
         self._announced: int | None = None
         self._over = False
@@ -194,9 +194,8 @@ class CloudLead:
         if not self._parked.is_set():
             recorder.cloud_totals_from_steps()
             self._add_prompt_encoding()
-        cloud_seconds = recorder.seconds["cloud_compute"] + recorder.seconds["cloud_queue"]
         handoff_seconds = sum(recorder.handoff_stages.values())
-        recorder.seconds["network"] = max(0.0, decided_at - started - cloud_seconds - handoff_seconds)
+        recorder.seconds["network"] += max(0.0, decided_at - started - recorder.cloud_seconds - handoff_seconds)
         lost = None if self._parked.is_set() or self._reason is not None else self._gone
         reason = self._reason if lost is None else lost_reason(lost)
         return Lead(opened=self._opened, state=self._newest, reason=reason, lost=lost, decided_at=decided_at)
@@ -205,6 +204,11 @@ class CloudLead:
         """The cloud's own account leaves it out."""
         if self._opened is not None:
             self._recorder.seconds["cloud_compute"] += self._opened.encode_prompt_seconds
+
+    @property
+    def answered(self) -> bool:
+        """Whether the cloud took the session in."""
+        return self._answered
 
     @property
     def gone(self) -> EcdiffError | None:

@@ -13,9 +13,12 @@ from edge_client.orchestrator_link import OrchestratorLink
 from edge_client.recorder import Recorder
 from edge_client.request import REMOTE_WAIT_SECONDS
 from wire.credentials import Credentials
+from wire.errors import EcdiffError
 
 # A service of our own may be downloading its model; its end is noticed at once.
 OWN_WAIT_SECONDS = 3600.0
+# For the first contact with another cloud while a generation waits; the edge model could make steps meanwhile.
+ANOTHER_SECONDS = 3.0
 
 AboutEdge = Callable[[], Awaitable[ModelInfo]]
 
@@ -50,6 +53,7 @@ class CloudContact:
         self._device, self._dtype = device, dtype
         self._credentials = credentials
         self._local_cloud: LocalCloud | None = None
+        self._left: list[CloudLink] = []
 
     @property
     def is_own(self) -> bool:
@@ -84,8 +88,51 @@ class CloudContact:
             self._local_cloud = await LocalCloud.start(self._cloud_model, device=self._device, dtype=self._dtype)
         return await self._connect_to_own(self._local_cloud, recorder)
 
+    async def another(self, useless: set[str], recorder: Recorder, about_edge: AboutEdge) -> CloudLink | None:
+        """Return a link to another cloud that serves the same model, and keep that; None where there is none.
+
+        The link that was kept is closed when the next generation begins: this one still reads what it measured.
+
+        Args:
+            useless: Addresses that are not asked.
+            recorder: Told of an orchestrator that does not answer.
+            about_edge: As for `reach`.
+        """
+        if self.link is None or self._local_cloud is not None:
+            return None
+        addresses = self._addresses
+        if self._orchestrator is not None:
+            try:
+                addresses = await self._orchestrator.replicas(await about_edge(), recorder.warn)
+            except EcdiffError:
+                return None
+        model = self.link.description.model.fingerprint
+        for address in addresses:
+            if address in useless:
+                continue
+            try:
+                async with asyncio.timeout(ANOTHER_SECONDS):
+                    link = await CloudLink.connect((address,), self._credentials, wait_seconds=0.0)
+            except (EcdiffError, TimeoutError):
+                useless.add(address)
+                continue
+            if link.description.model.fingerprint == model:
+                self._left.append(self.link)
+                self.link = link
+                return link
+            useless.add(address)
+            await link.close()
+        return None
+
+    async def close_left(self) -> None:
+        """Close the links that generations have left."""
+        left, self._left = self._left, []
+        for link in left:
+            await link.close()
+
     async def forget(self) -> None:
         """After a loss the next contact is a first one; a dead service of ours is replaced."""
+        await self.close_left()
         if self.link is not None:
             await self.link.close()
             self.link = None

@@ -36,6 +36,7 @@ class DrivingScheduler:
         device: torch.device,
     ) -> None:
         self.stepper: Stepper
+        self._agreed: Stepper | None = None
         self._name = name
         self._model_config = model_config
         self._num_inference_steps = num_inference_steps
@@ -56,9 +57,13 @@ class DrivingScheduler:
         if opened.scheduler_class != asked:
             raise ProtocolError(f"the cloud steps by {opened.scheduler_class}, the edge asked for {asked}")
         try:
-            self.stepper = self._make(opened.scheduler_class, json.loads(opened.scheduler_config))
+            stepper = self._make(opened.scheduler_class, json.loads(opened.scheduler_config))
         except ValueError as error:
             raise ProtocolError(f"the cloud's scheduler cannot be used: {error}") from error
+        if self._agreed is None:
+            self.stepper = self._agreed = stepper
+        elif stepper.config != self._agreed.config:
+            raise ProtocolError("this cloud configures the scheduler otherwise than the one that began")
         schedule = self.stepper.schedule
         for what, ours, theirs in (
             ("timesteps", schedule.timesteps, opened.timesteps),

@@ -25,15 +25,20 @@ from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
 from edge_client.noise_file import read_noise
+from edge_client.notes import note_deadline, note_handoff
 from edge_client.opening import make_session, open_message
 from edge_client.recorder import Recorder
+from edge_client.relay import NextLink, Relay
 from edge_client.report import Report, make_report
 from edge_client.request import GenerationRequest
 from edge_client.shadow import Shadow
 from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
 from orchestrator.decision import Decision
 from orchestrator.handoff import AgreementHandoff, HandoffReason
-from wire.messages import Array, Source
+from wire.messages import Array, Noise, Seed, Source, State
+
+# A cloud that is asked anything gets at least this.
+MIN_DEADLINE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,7 @@ class Generation:
         recorder: Told of everything.
         patience: How long the cloud may be silent.
         decision: What was decided for it.
+        next_link: Where it goes on when a cloud is lost; see `Relay`.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Generation:
         *,
         decision: Decision,
         patience: Patience,
+        next_link: NextLink,
     ) -> None:
         self._request = request
         self._edge = edge
@@ -81,6 +88,7 @@ class Generation:
         self._edge_plan = decision.edge_plan
         self._asks_cloud = decision.asks_cloud
         self._patience = patience
+        self._next_link = next_link
         info = edge.model.info if link is None else link.description.model
         self._height = request.height or info.default_height
         self._width = request.width or info.default_width
@@ -127,7 +135,7 @@ class Generation:
         pixels = await self._edge.decode(trajectory.latents)
         self._recorder.seconds["decode"] = time.perf_counter() - decoding
         self._recorder.seconds["total"] = time.perf_counter() - started + self._recorder.seconds["connect"]
-        self._note_deadline()
+        note_deadline(self._recorder, self._clock.seconds_left())
         self._recorder.enter("done")
         return GenerationResult(
             images=[Image.fromarray(picture) for picture in pixels],
@@ -144,8 +152,36 @@ class Generation:
 
     async def _with_cloud(self, link: CloudLink) -> Trajectory:
         """Follow the cloud and finish; a session that is asked nothing more is closed while the edge model goes on."""
-        recorder = self._recorder
-        cloud = CloudLead(
+        relay = Relay(
+            link, self._next_link, self._lead_on, self._recorder, seconds_to_takeover=self._clock.seconds_to_takeover
+        )
+        leaving: asyncio.Task[None] | None = None
+        is_settled = False
+        try:
+            lead = await relay.follow()
+            note_handoff(self._recorder, lead, self._agreement, self._scheduler.stepper if lead.opened else None)
+            if self._edge_plan.corrections == "none":
+                leaving = asyncio.create_task(relay.cloud.close())
+            trajectory = await self._finish(lead, relay.cloud)
+            is_settled = relay.cloud.is_settled
+            return trajectory
+        finally:
+            leaving = leaving or asyncio.create_task(relay.cloud.close())
+            if is_settled:
+                relay.link.let_go(leaving)
+            else:
+                await leaving
+            await relay.take_down()
+
+    def _lead_on(self, link: CloudLink, state: State | None) -> CloudLead:
+        """Return what follows a session on a link, from a state; None: from the noise."""
+        recorder, clock = self._recorder, self._clock
+        noise = Seed(seed=self._request.seed) if self._noise is None else Noise(noise=self._noise)
+        deadline_seconds = 0.0
+        if self._may_hand_off_in_time and not math.isinf(clock.seconds_left()):
+            next_step = 0 if state is None else state.step_index
+            deadline_seconds = max(clock.seconds_left(), clock.seconds_to_takeover(next_step), MIN_DEADLINE_SECONDS)
+        return CloudLead(
             make_session(link, self._latents_shape, recorder, patience=self._patience),
             open_message(
                 self._request,
@@ -153,35 +189,15 @@ class Generation:
                 shadow=self._edge_plan.shadow,
                 height=self._height,
                 width=self._width,
-                noise=self._noise,
+                start=state or noise,
+                deadline_seconds=deadline_seconds,
             ),
             recorder,
             check_opened=self._scheduler.agree,
             check_state=self._scheduler.load_history,
             shadow=self._make_shadow(),
-            deadline_in=self._clock.seconds_to_takeover if self._may_hand_off_in_time else lambda next_step: math.inf,
+            deadline_in=clock.seconds_to_takeover if self._may_hand_off_in_time else lambda next_step: math.inf,
         )
-        link.estimate.take_new_rtts()  # those of earlier generations
-        link.start_probing()
-        closing: asyncio.Task[None] | None = None
-        is_settled = False
-        try:
-            lead = await cloud.follow()
-            self._note_handoff(lead)
-            if self._edge_plan.corrections == "none":
-                closing = asyncio.create_task(cloud.close())
-            trajectory = await self._finish(lead, cloud)
-            is_settled = cloud.is_settled
-            return trajectory
-        finally:
-            closing = closing or asyncio.create_task(cloud.close())
-            if is_settled:
-                link.let_go(closing)
-            else:
-                await closing
-            await link.stop_probing()
-            recorder.rtt_seconds = link.estimate.take_new_rtts()
-            cloud.record_traffic()
 
     def _make_shadow(self) -> Shadow | None:
         if not self._edge_plan.shadow:
@@ -207,38 +223,6 @@ class Generation:
                 compares=edge_plan.corrections == "disagreement",
             )
         return self._edge_lead
-
-    def _note_handoff(self, lead: Lead) -> None:
-        recorder, num_steps = self._recorder, self._plan.num_inference_steps
-        step = lead.state.step_index if lead.state is not None else 0
-        restarts = 0 < step < num_steps and self._scheduler.stepper.is_multistep and not self._scheduler.stepper.state()
-        restart = f"{self._request.scheduler} restarts there at order 1"
-        if self._agreement is not None:
-            recorder.agreement_scale = self._agreement.scale
-        if lead.reason is None or step == num_steps:
-            recorder.handoff_why = "" if self._agreement is None else self._agreement.why_not()
-            return
-        recorder.hand_off(lead.reason, step)
-        line = ""
-        if lead.lost is not None:
-            line = f"{_words(lead.reason)} ({lead.lost}): the edge goes on from step {step} of {num_steps}"
-        elif lead.reason is HandoffReason.DEADLINE:
-            line = f"the deadline leaves the cloud no more time: the edge goes on from step {step} of {num_steps}"
-        elif restarts:
-            line = f"the cloud handed over at step {step} without the solver's history"
-        if line:
-            recorder.fall_back(f"{line}; {restart}" if restarts else line)
-        if recorder.shadow_skipped:
-            total = recorder.shadow_skipped + len(recorder.disagreements)
-            recorder.fall_back(f"the edge is too slow to shadow: it skipped {recorder.shadow_skipped} of {total} steps")
-        if self._agreement is not None:
-            recorder.expected_error = self._agreement.expected_error(step)
-            recorder.handoff_why = self._agreement.why(step)
-
-    def _note_deadline(self) -> None:
-        late = -self._clock.seconds_left()
-        if late > 0.0:
-            self._recorder.fall_back(f"the deadline was missed by {late * 1000:.0f} ms")
 
     def _take_over(self, lead: Lead | None) -> Trajectory:
         """Return the trajectory at the step where the edge begins. Runs on the device thread."""
@@ -297,7 +281,3 @@ class Generation:
             seconds_left=self._clock.seconds_left,
             price=price,
         )
-
-
-def _words(reason: HandoffReason) -> str:
-    return reason.value.replace("_", " ")

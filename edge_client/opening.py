@@ -9,7 +9,7 @@ from edge_client.cloud_session import CloudSession, Patience
 from edge_client.recorder import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest
 from orchestrator.plan import cloud_calls
-from wire.messages import Array, Noise, Open, Plan, PromptText, Seed
+from wire.messages import Open, Plan, PromptText, Start
 
 # Latents under way at a time: one being sent, one waiting.
 CREDIT_WINDOW = 2
@@ -17,16 +17,23 @@ LATENTS_ITEM_BYTES = 4
 
 
 def open_message(
-    request: GenerationRequest, plan: Plan, *, shadow: bool, height: int, width: int, noise: Array | None
+    request: GenerationRequest,
+    plan: Plan,
+    *,
+    shadow: bool,
+    height: int,
+    width: int,
+    start: Start,
+    deadline_seconds: float,
 ) -> Open:
-    """Return the Open of this request.
+    """Return the Open of this request, from `start` on; `deadline_seconds` is what the cloud's part has, 0 for no end.
 
     The shadow wants the tensors of every real step, so it gets credit for all of them, and of no other step.
     """
     return Open(
         request_id=request.request_id,
         conditioning=PromptText(prompt=request.prompt, negative_prompt=request.negative_prompt),
-        start=Seed(seed=request.seed) if noise is None else Noise(noise=noise),
+        start=start,
         plan=plan,
         guidance_scale=request.guidance_scale,
         guidance_rescale=request.guidance_rescale,
@@ -37,6 +44,7 @@ def open_message(
         stream_latents=not shadow,
         stream_predictions=shadow,
         codecs=CODEC_OFFERS[request.latents_codec],
+        deadline_seconds=deadline_seconds,
         credit=max(CREDIT_WINDOW, cloud_calls(plan)[1]) if shadow else CREDIT_WINDOW,
     )
 

@@ -89,12 +89,28 @@ class Recorder:
     agreement_scale: float | None = None
     expected_error: float | None = None
     handoff_why: str = ""
+    clouds: list[str] = field(default_factory=list)
     cloud_steps: dict[int, Step] = field(default_factory=dict)
+    num_redone: int = 0
     edge_steps: set[int] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._first_step = 0
+        self._earlier = {"cloud_compute": 0.0, "cloud_queue": 0.0}
+        self._earlier_bytes = (0, 0)
+
+    def next_cloud(self, step_index: int) -> None:
+        """Note that another session goes on before `step_index`: what the last one did beyond it is done again."""
+        self._first_step = step_index
+        self._earlier = {name: self.seconds[name] for name in self._earlier}
+        self._earlier_bytes = (self.bytes_sent, self.bytes_received)
+        redone = [self.cloud_steps.pop(index) for index in sorted(self.cloud_steps) if index >= step_index]
+        self.num_redone += sum(step.source is Source.CLOUD for step in redone)
+
     def traffic(self, stream: Traffic) -> None:
-        """Take over what crossed the stream so far."""
-        self.bytes_sent, self.bytes_received = stream.bytes_sent, stream.bytes_received
+        """Take over what crossed the present stream so far."""
+        sent, received = self._earlier_bytes
+        self.bytes_sent, self.bytes_received = sent + stream.bytes_sent, received + stream.bytes_received
 
     def begin_steps(self, at: float) -> None:
         """Note when the first step began, on `time.perf_counter`'s clock; later ones are no news."""
@@ -163,15 +179,22 @@ class Recorder:
         }
 
     def cloud_totals(self, totals: Totals) -> None:
-        """Take over the cloud's own account of its time."""
-        self.seconds["cloud_compute"] = totals.compute_seconds
-        self.seconds["cloud_queue"] = totals.queue_seconds
+        """Take over the present cloud's own account of its time."""
+        self._set_cloud_seconds(totals.compute_seconds, totals.queue_seconds)
 
     def cloud_totals_from_steps(self) -> None:
         """The same from the step headers, for a cloud that can no longer say."""
-        steps = self.cloud_steps.values()
-        self.seconds["cloud_compute"] = sum(step.compute_seconds for step in steps)
-        self.seconds["cloud_queue"] = sum(step.queue_seconds for step in steps)
+        steps = [step for index, step in self.cloud_steps.items() if index >= self._first_step]
+        self._set_cloud_seconds(sum(step.compute_seconds for step in steps), sum(step.queue_seconds for step in steps))
+
+    def _set_cloud_seconds(self, compute_seconds: float, queue_seconds: float) -> None:
+        self.seconds["cloud_compute"] = self._earlier["cloud_compute"] + compute_seconds
+        self.seconds["cloud_queue"] = self._earlier["cloud_queue"] + queue_seconds
+
+    @property
+    def cloud_seconds(self) -> float:
+        """What the present cloud computed and waited for."""
+        return sum(self.seconds[name] - earlier for name, earlier in self._earlier.items())
 
     @property
     def plan(self) -> Plan:
@@ -192,8 +215,8 @@ class Recorder:
         stop = self.handoff_step if self.handoff_step is not None else math.inf
         cloud = [index for index, step in self.cloud_steps.items() if step.source is Source.CLOUD]
         return {
-            "cloud": len(cloud),
-            "cloud_discarded": sum(index >= stop for index in cloud),
+            "cloud": len(cloud) + self.num_redone,
+            "cloud_discarded": sum(index >= stop for index in cloud) + self.num_redone,
             "extrapolated": self.step_sources.count(Source.EXTRAPOLATED.letter),
             "edge": len(self.edge_steps),
             "corrections": self.num_corrections,

@@ -30,6 +30,7 @@ def make_report(recorder: Recorder) -> Report:
         "guidance_scale": request.guidance_scale,
         "guidance_rescale": request.guidance_rescale,
         "handoff_step": plan.handoff_step if recorder.handoff_step is None else recorder.handoff_step,
+        "clouds": list(recorder.clouds),
         "step_sources": recorder.step_sources,
         "nfe": recorder.nfe,
         "seconds": _rounded_all(recorder.seconds),

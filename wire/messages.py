@@ -178,13 +178,17 @@ class Noise:
 # ------------------------------------------------------------------------------ client -> server
 
 
+Start = Seed | Noise | State
+"""Where a trajectory starts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Open:
     """Opens a generation. `height` and `width` are picture pixels, 0 for the model's default."""
 
     request_id: str
     conditioning: PromptText | PromptEmbeds
-    start: Seed | Noise | State
+    start: Start
     plan: Plan
     protocol_version: int = PROTOCOL_VERSION
     model: str = ""

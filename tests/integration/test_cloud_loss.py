@@ -180,7 +180,8 @@ async def test_same_client_reaches_a_new_cloud_after_a_loss(start_cloud: StartCl
     async with edge_client(f"{dying.address},{living.address}") as client:
         first = await client.run(a_request("split"), At(3, lambda: dying.program.signal(signal.SIGKILL)))
         second = await client.run(a_request("split"))
-    assert first.report["handoff"]["reason"] == "cloud_lost"
+    assert first.report["clouds"] == [dying.address, living.address]
+    assert second.report["clouds"] == [living.address]
     assert second.report["step_sources"] == PLANNED["split"]
     assert second.report["handoff"]["reason"] == "plan"
 

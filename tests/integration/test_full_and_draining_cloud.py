@@ -36,7 +36,8 @@ async def test_full_cloud_costs_no_picture_and_harms_no_other(start_cloud: Start
     ):
         await eventually(lambda: cloud.unet.holding, "the first session to hold the only place")
         refused = (await second.run(a_request())).report
-        assert cloud.scrape().value("ecdiff_sessions_rejected_total", reason="busy") == 1
+        # It asked again after the time that the cloud had named, for as long as that makes sense.
+        assert cloud.scrape().value("ecdiff_sessions_rejected_total", reason="busy") >= 1
         cloud.unet.open()
         served = (await holder).report
     assert refused["handoff"] == {"reason": "cloud_full", "step": 0}

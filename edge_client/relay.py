@@ -1,0 +1,121 @@
+"""The clouds of one generation, one after the other: where one is lost, the next goes on from the newest latents."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from edge_client.cloud_lead import CloudLead, Lead
+from edge_client.cloud_link import CloudLink
+from edge_client.recorder import Recorder
+from wire.errors import Busy, EcdiffError
+from wire.messages import State
+
+# What a generation waits in all for a place, where every cloud is full. Longer, and the edge is there sooner.
+MAX_BUSY_SECONDS = 5.0
+# Of what the cloud said, on top: clients that were refused together do not come back together.
+BUSY_JITTER = 0.5
+
+NextLink = Callable[[set[str]], Awaitable[CloudLink | None]]
+
+
+class Relay:
+    """Follows the clouds of a generation until one of them comes to the handoff, or none is left.
+
+    Args:
+        link: The first one.
+        next_link: Returns another that serves the same model, given the addresses that are no use any more; None where
+            there is none.
+        lead_on: Makes what follows one session on a link, from a state; None: from the start.
+        recorder: Told where a generation moves to.
+        seconds_to_takeover: Until the edge must take over before a step.
+    """
+
+    def __init__(
+        self,
+        link: CloudLink,
+        next_link: NextLink,
+        lead_on: Callable[[CloudLink, State | None], CloudLead],
+        recorder: Recorder,
+        *,
+        seconds_to_takeover: Callable[[int], float],
+    ) -> None:
+        self.link = link
+        self.cloud = lead_on(link, None)
+        self._next_link = next_link
+        self._lead_on = lead_on
+        self._recorder = recorder
+        self._seconds_to_takeover = seconds_to_takeover
+        self._useless: set[str] = set()
+        self._waited_seconds = 0.0
+
+    async def follow(self) -> Lead:
+        """Return what the last of the clouds left.
+
+        Raises:
+            EcdiffError: The first one says that the request itself is wrong.
+        """
+        self._watch(self.link)
+        lead = await self.cloud.follow()
+        while lead.lost is not None and (link := await self._onward(lead, lead.lost)) is not None:
+            lead = await self._go_on(link, lead)
+        return lead
+
+    async def _onward(self, lead: Lead, lost: EcdiffError) -> CloudLink | None:
+        """Return the link to go on with: another cloud, or the same one when it has a place again."""
+        step = 0 if lead.state is None else lead.state.step_index
+        if self._recorder.plan.max_cloud_calls is not None or self._seconds_to_takeover(step) <= 0.0:
+            # What the lost one evaluated is spent: with a hard bound the plan's rest does not fit any more.
+            return None
+        self._useless.add(self.link.address)
+        link = await self._next_link(self._useless)
+        if link is None and isinstance(lost, Busy) and not self.cloud.answered:
+            link = await self._wait_for_place(lost, self._seconds_to_takeover(step))
+        return link
+
+    async def _wait_for_place(self, lost: Busy, seconds_left: float) -> CloudLink | None:
+        wait_seconds = lost.retry_after_seconds * (1 + BUSY_JITTER * random.random())
+        if wait_seconds > min(MAX_BUSY_SECONDS - self._waited_seconds, seconds_left):
+            return None
+        self._recorder.enter("waiting for a place")
+        await asyncio.sleep(wait_seconds)
+        self._waited_seconds += wait_seconds
+        return self.link
+
+    async def _go_on(self, link: CloudLink, lead: Lead) -> Lead:
+        """Follow the next session; where it will not have this generation, what there was stands."""
+        await self.leave()
+        step = 0 if lead.state is None else lead.state.step_index
+        recorder, moves = self._recorder, link is not self.link
+        recorder.next_cloud(step)
+        if moves:
+            self._watch(link)
+            num_steps = recorder.plan.num_inference_steps
+            recorder.fall_back(f"{lead.lost}: the cloud at {link.address} goes on from step {step} of {num_steps}")
+        self.link, self.cloud = link, self._lead_on(link, lead.state)
+        began = time.perf_counter()
+        recorder.seconds["network"] += began - lead.decided_at
+        try:
+            return await self.cloud.follow()
+        except EcdiffError as error:
+            # This is no wrong request: another cloud took it.
+            return Lead(opened=lead.opened, state=lead.state, reason=lead.reason, lost=error, decided_at=began)
+
+    def _watch(self, link: CloudLink) -> None:
+        link.estimate.take_new_rtts()  # those of earlier generations
+        link.start_probing()
+        self._recorder.link = link.estimate
+        self._recorder.clouds.append(link.address)
+
+    async def leave(self) -> None:
+        """Let go of the present session, and take down what it measured."""
+        await self.cloud.close()
+        await self.take_down()
+
+    async def take_down(self) -> None:
+        """Take down what was measured on the way to the present cloud."""
+        await self.link.stop_probing()
+        self._recorder.rtt_seconds += self.link.estimate.take_new_rtts()
+        self.cloud.record_traffic()
