@@ -43,7 +43,7 @@ def main(num_prompts: int, output: Path) -> None:
     """Measure every codec on real latents, and on pictures made with it."""
     prompts = read_prompts("report")[:num_prompts]
     trajectory = _trajectory(prompts)
-    results = {
+    results: dict[str, Any] = {
         "num_prompts": num_prompts,
         "tensors": [_tensors(trajectory, name, codec) for name in DTYPES for codec in Codec],
         "pictures": asyncio.run(_pictures(prompts)),

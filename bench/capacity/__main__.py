@@ -78,10 +78,10 @@ async def _edge_seconds() -> tuple[float, float]:
 
 def _times(measured: dict[str, Any], edge_step_seconds: float, decode_seconds: float) -> Times:
     """Return the simulation's times: the raw forward, and per session what one session alone takes beyond it."""
-    raw = {int(size): rate for size, rate in measured["raw_evaluations_per_second"].items()}
+    raw = {int(size): float(rate) for size, rate in measured["raw_evaluations_per_second"].items()}
     alone = _measured_row(measured, "cloud", 1)
     extrapolating = _measured_row(measured, "ecdiff", 1)
-    own_seconds = max(0.0, 1 / alone["evaluations_per_second"] - 1 / raw[1])
+    own_seconds: float = max(0.0, 1 / alone["evaluations_per_second"] - 1 / raw[1])
 
     def pass_seconds(batch_size: int) -> float:
         sizes = sorted(raw)

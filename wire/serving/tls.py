@@ -65,7 +65,9 @@ class ServedCertificate:
         import grpc
 
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, self._renewed, require_client_authentication=self._files.client_ca is not None
+            self._configuration,
+            self._renewed,  # type: ignore[arg-type]  # the stubs do not know that None means no change
+            require_client_authentication=self._files.client_ca is not None,
         )
 
     def publish(self, registry: CollectorRegistry) -> None:
