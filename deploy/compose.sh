@@ -4,8 +4,8 @@ set -eu
 cd "$(dirname "$0")/.."
 export COMPOSE_FILE="${COMPOSE_FILE:-deploy/compose.yaml}" COMPOSE_PROJECT_NAME="${COMPOSE_PROJECT_NAME:-ecdiff}"
 
-if ! docker info >/dev/null 2>&1; then
-  echo "error: no Docker Engine answers here; without one, deploy/local.sh up (make up-local) starts the cloud service alone"
+if ! why=$(docker version 2>&1 >/dev/null); then
+  echo "error: no Docker Engine answers (${why##*$'\n'}); without one, deploy/local.sh up (make up-local) starts the cloud service alone"
   exit 1
 fi
 if docker compose version >/dev/null 2>&1; then
