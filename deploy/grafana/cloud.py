@@ -17,7 +17,7 @@ _VALUES = (
         description="Running and parked, over all replicas.",
         unit="short",
         kind="value",
-        queries=(Query(expr=f"sum(ecdiff_cloud_sessions{{{_CLOUD}}})", legend="sessions"),),
+        queries=(Query(expr=f"sum(ecdiff_cloud_sessions{{{_CLOUD}}}) or vector(0)", legend="sessions"),),
     ),
     Panel(
         title="Steps that cost nothing",
