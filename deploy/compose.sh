@@ -2,7 +2,6 @@
 # The whole system on this machine by Compose, healthy when it returns. Usage: deploy/compose.sh up|down|logs
 set -eu
 cd "$(dirname "$0")/.."
-project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)}
 
 if ! why=$(docker version 2>&1 >/dev/null); then
   echo "error: no Docker Engine answers (${why##*$'\n'}); without one, deploy/local.sh up (make up-local) starts the cloud service alone"
@@ -16,6 +15,7 @@ else
   echo "error: neither 'docker compose' nor 'docker-compose' is installed"
   exit 1
 fi
+project=${COMPOSE_PROJECT_NAME:-$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)}
 containers() { docker ps --all --filter "label=com.docker.compose.project=$project" "$@"; }
 
 case "${1:-}" in
