@@ -6,25 +6,16 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from edge_client.answers import Answers
 from edge_client.cloud_session import CloudSession
+from edge_client.lead import WRONG_REQUEST, Lead, lost_reason
 from edge_client.recorder import Recorder
 from edge_client.shadow import Shadow
 from orchestrator.handoff import HandoffReason
 from wire.errors import (
-    Busy,
-    Cancelled,
     EcdiffError,
-    IncompatibleModels,
-    InvalidRequest,
-    LimitExceeded,
-    NotServing,
     ProtocolError,
-    Unauthenticated,
-    UnknownModel,
-    VersionMismatch,
 )
 from wire.messages import (
     Array,
@@ -41,36 +32,8 @@ from wire.messages import (
     Step,
 )
 
-# Before the session exists these say that the request itself is wrong: the user must hear of it.
-WRONG_REQUEST = (InvalidRequest, LimitExceeded, VersionMismatch, UnknownModel, Unauthenticated, IncompatibleModels)
 # What the edge needs for its part changes with every step that is made, here and there.
 DEADLINE_CHECK_SECONDS = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lead:
-    """What the cloud left us with.
-
-    Attributes:
-        opened: What was agreed; None if the cloud went before that, or it cannot be used.
-        state: The newest latents that may be used, and the step they are for; None if there are none.
-        reason: Why the edge takes over there; None where the cloud ran every step.
-        lost: Why the cloud did not come to the handoff; None if it did.
-        decided_at: When that was known and decoded, on `time.perf_counter`'s clock.
-    """
-
-    opened: Opened | None
-    state: State | None
-    reason: HandoffReason | None
-    decided_at: float
-    lost: EcdiffError | None = None
-
-
-def lost_reason(lost: EcdiffError) -> HandoffReason:
-    """Return the report's word for how the cloud was lost."""
-    if isinstance(lost, NotServing | Cancelled):
-        return HandoffReason.CLOUD_LOST
-    return HandoffReason.CLOUD_FULL if isinstance(lost, Busy) else HandoffReason.CLOUD_ERROR
 
 
 class CloudLead:

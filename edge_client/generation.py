@@ -18,12 +18,13 @@ from diffusion.sensitivity import latents_sensitivities
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
 from edge_client.clock import Clock
-from edge_client.cloud_lead import CloudLead, Lead
+from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import Patience
 from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
+from edge_client.lead import Lead
 from edge_client.noise_file import read_noise
 from edge_client.notes import note_deadline, note_handoff
 from edge_client.opening import make_session, open_message

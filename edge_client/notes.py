@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusion.schedulers import Stepper
-from edge_client.cloud_lead import Lead
+from edge_client.lead import Lead
 from edge_client.recorder import Recorder
 from orchestrator.handoff import AgreementHandoff, HandoffReason
 

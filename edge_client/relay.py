@@ -7,8 +7,9 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from edge_client.cloud_lead import CloudLead, Lead
+from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
+from edge_client.lead import Lead
 from edge_client.recorder import Recorder
 from wire.errors import Busy, EcdiffError
 from wire.messages import State

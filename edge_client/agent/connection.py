@@ -25,7 +25,8 @@ from edge_client.runs import Made
 from edge_client.series import Observation
 from protos import edge_agent_v1_pb2 as pb
 from protos.edge_agent_v1_pb2_grpc import EdgeAgentStub
-from wire.errors import EcdiffError, NotServing, from_status, names_error
+from wire.calls import call_unary
+from wire.errors import EcdiffError, NotServing, ProtocolError, from_status, names_error
 
 if TYPE_CHECKING:
     from edge_client.terminal import ProgressDisplay
@@ -69,9 +70,11 @@ class AgentConnection:
         """
         try:
             request = pb.AgentStatusRequest(want_prompts=want_prompts)
-            status: pb.AgentStatus = await self._stub.Status(request, timeout=CALL_SECONDS)
+            status: pb.AgentStatus = await call_unary(self._stub.Status, request, timeout_seconds=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise AgentLost(f"what listens at {self._address} is no agent that answers ({_told(error)})") from None
+        except ProtocolError as error:
+            raise AgentLost(f"what listens at {self._address} is no agent ({error})") from None
         return status
 
     async def why_not(self, named: frozenset[str], options: Mapping[str, Any]) -> str | None:
@@ -156,7 +159,7 @@ class AgentConnection:
         """
         try:
             request = pb.RecordRequest(observations=encode_observations(observations))
-            await self._stub.Record(request, timeout=CALL_SECONDS)
+            await call_unary(self._stub.Record, request, timeout_seconds=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _told(error) from None
 
