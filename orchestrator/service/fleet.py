@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from orchestrator.cost import Costs
 from orchestrator.service.estimates import ReplicaEstimates
+from wire.convert.checks import MAX_SECONDS
 from wire.fleet_messages import KnownCosts, Replica, SessionReport
 from wire.messages import Description, Load
 
@@ -22,7 +23,7 @@ class ReplicaState:
         is_up: It said SERVING.
         description: What it said of itself, the last time that it did.
         problem: Why it is down, in words; empty while it is up.
-        assigned: How often it was named first since it last told its load.
+        assigned: How often it was named first since it last told its load, at most as often as it has places.
     """
 
     is_up: bool = False
@@ -32,8 +33,13 @@ class ReplicaState:
 
     @property
     def load(self) -> Load:
-        """How busy it was."""
-        return Load() if self.description is None else self.description.load
+        """How busy it is: one that is down has nothing to do."""
+        return self.description.load if self.is_up and self.description is not None else Load()
+
+    @property
+    def max_sessions(self) -> int:
+        """How many sessions may run there; 0 where nothing is known."""
+        return 0 if self.description is None else self.description.limits.max_sessions
 
     @property
     def default_elements(self) -> int:
@@ -47,7 +53,9 @@ class ReplicaState:
     @property
     def told_step_per_element(self) -> float:
         """What it says of its step, for each element of the latents; 0 where it says nothing."""
-        return self.load.step_seconds / self.default_elements if self.default_elements else 0.0
+        if self.description is None or not self.default_elements:
+            return 0.0
+        return self.description.load.step_seconds / self.default_elements
 
 
 class Fleet:
@@ -147,24 +155,30 @@ class Fleet:
 
         ordered = sorted((self.replica(address, now_seconds) for address in self.states), key=order)
         if ordered:
-            self.states[ordered[0].address].assigned += 1
+            first = self.states[ordered[0].address]
+            # Whoever asks without end fills its places, no more: it is asked for its load again before long.
+            first.assigned = min(first.assigned + 1, first.max_sessions)
         return ordered
 
     def replica(self, address: str, now_seconds: float) -> Replica:
-        """Return what is known of one."""
+        """Return what is known of one; what it or edges said of it stays within what an edge reads.
+
+        One replica that says something odd must not cost edges the whole list.
+        """
         state, estimates = self.states[address], self.estimates[address]
         description = state.description
-        step_seconds = self._step_seconds(address, state.default_elements, now_seconds) or 0.0
+        step_seconds = min(self._step_seconds(address, state.default_elements, now_seconds) or 0.0, MAX_SECONDS)
         rtt_seconds = estimates.rtt_seconds(now_seconds)
         told = (state.load.queue + state.assigned) * step_seconds
         queue_seconds = max(told, estimates.queue_seconds(now_seconds, told_seconds=told))
+        wait_seconds = WAITED_STEPS * (queue_seconds + step_seconds) + (rtt_seconds or 0.0)
         return Replica(
             address=address,
             is_up=state.is_up,
             model=None if description is None else description.model,
             load=state.load,
-            max_sessions=0 if description is None else description.limits.max_sessions,
-            wait_seconds=WAITED_STEPS * (queue_seconds + step_seconds) + (rtt_seconds or 0.0),
+            max_sessions=state.max_sessions,
+            wait_seconds=min(wait_seconds, MAX_SECONDS),
             step_seconds=step_seconds,
             rtt_seconds=rtt_seconds,
             calibration=estimates.calibration(now_seconds),

@@ -12,6 +12,7 @@ from wire.errors import InvalidRequest, VersionMismatch
 from wire.messages import PROTOCOL_VERSION
 
 MAX_STEPS = 1000
+MAX_SECONDS = 86_400.0
 MAX_DIM = 65536
 MAX_ID_CHARS = 128
 MAX_NAME_CHARS = 256

@@ -59,7 +59,7 @@ def _decode(message: pb.DescribeResponse) -> Description:
         load=Load(
             sessions=load.sessions,
             queue=load.queue,
-            step_seconds=checks.number(load.step_seconds, "step_seconds", low=0),
+            step_seconds=checks.number(load.step_seconds, "step_seconds", low=0, high=checks.MAX_SECONDS),
         ),
         schedulers=_names(message.schedulers, "schedulers"),
         predictors=_names(message.predictors, "predictors"),

@@ -13,7 +13,6 @@ from wire.convert.plans import (
     MAX_CALIBRATION,
     MAX_ELEMENTS,
     MAX_LINE_CHARS,
-    MAX_SECONDS,
     MIN_CALIBRATION,
     optional_bandwidth,
     optional_seconds,
@@ -169,7 +168,7 @@ def _nfe(message: pb.ReportSessionRequest, name: str) -> int:
 
 
 def _seconds(value: float, what: str) -> float:
-    return checks.number(value, what, low=0, high=MAX_SECONDS)
+    return checks.number(value, what, low=0, high=checks.MAX_SECONDS)
 
 
 def _calibration(value: float) -> float:

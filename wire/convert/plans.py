@@ -13,7 +13,6 @@ from wire.edge_plan import Agreement, EdgePlan
 from wire.errors import InvalidRequest, ProtocolError
 from wire.fleet_messages import KnownCosts, LatencyEstimate, PlanAnswer, PlanQuery
 
-MAX_SECONDS = 86_400.0
 MAX_BYTES_PER_SECOND = 1e15
 MAX_ELEMENTS = 2**40
 MAX_GUIDANCE_SCALE = 1000.0
@@ -157,7 +156,7 @@ def _decode_estimate(message: pb.LatencyEstimate) -> LatencyEstimate:
     return LatencyEstimate(
         handoff_step=checks.count(message.handoff_step, "the estimate's handoff_step", high=checks.MAX_STEPS),
         cloud_calls=checks.count(message.cloud_calls, "the estimate's cloud_calls", high=2 * checks.MAX_STEPS),
-        **{name: checks.number(getattr(message, name), name, low=0, high=MAX_SECONDS) for name in names},
+        **{name: checks.number(getattr(message, name), name, low=0, high=checks.MAX_SECONDS) for name in names},
     )
 
 
@@ -168,7 +167,7 @@ def given(message: Any, name: str) -> Any:
 
 def optional_seconds(message: Any, name: str) -> float | None:
     """Return an optional duration of at most a day."""
-    return _optional_number(message, name, high=MAX_SECONDS)
+    return _optional_number(message, name, high=checks.MAX_SECONDS)
 
 
 def optional_bandwidth(message: Any) -> float | None:

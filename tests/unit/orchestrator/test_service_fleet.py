@@ -8,7 +8,10 @@ import pytest
 from fleet_samples import CLOUD, EDGE_COSTS, ELEMENTS, NOW, A, B, C, description
 
 from orchestrator.service.fleet import Fleet
+from wire.convert.checks import MAX_SECONDS
+from wire.convert.fleet import decode_replicas, encode_replicas
 from wire.fleet_messages import KnownCosts, SessionReport
+from wire.messages import Load
 
 
 def fleet(**descriptions: dict[str, object]) -> Fleet:
@@ -49,6 +52,36 @@ def test_edges_that_ask_at_once_are_spread() -> None:
     # When loads are told again, they count.
     many.saw(A, description())
     assert order(many)[0] == A
+
+
+def test_a_flood_of_questions_fills_a_replicas_places_and_no_more() -> None:
+    some = fleet(a={})
+    for _ in range(1000):
+        listed = some.in_order(NOW, lambda fingerprint: True)
+    assert some.states[A].assigned == 4
+    assert listed[0].wait_seconds == some.replica(A, NOW).wait_seconds == pytest.approx(10 * (4 + 1) * 0.1)
+
+
+@pytest.mark.parametrize("facts", [{"step_seconds": MAX_SECONDS}, {"queue": 2**32 - 1}])
+def test_a_replica_that_says_something_odd_does_not_cost_edges_the_others(facts: dict[str, object]) -> None:
+    listed = fleet(a=facts, b={}).in_order(NOW, lambda fingerprint: True)
+    assert [each.address for each in decode_replicas(encode_replicas(listed))] == [B, A, C]
+    assert listed[1].wait_seconds == MAX_SECONDS
+
+
+def test_an_edge_that_says_something_odd_does_not_cost_the_others_the_list() -> None:
+    some = fleet(a={"step_seconds": 0.0}, b={})
+    some.learn(report(cloud_step_seconds=100.0, latents_elements=1), NOW)
+    assert some.replica(A, NOW).step_seconds == MAX_SECONDS
+    assert len(decode_replicas(encode_replicas(some.in_order(NOW, lambda fingerprint: True)))) == 3
+
+
+def test_a_replica_that_is_down_has_no_load() -> None:
+    some = fleet(a={"sessions": 3, "queue": 2})
+    some.lost(A, "gone")
+    seen = some.replica(A, NOW)
+    assert (seen.load, seen.max_sessions) == (Load(), 4)
+    assert seen.step_seconds == pytest.approx(0.1), "its device is still the same"
 
 
 def test_a_replica_that_dies_is_still_named_last_with_what_was_known_of_it() -> None:

@@ -248,6 +248,7 @@ def test_a_description_of_another_version_is_named_first():
         (lambda message: message.ClearField("model"), "it serves no model"),
         (lambda message: message.ClearField("limits"), "it names no limits"),
         (lambda message: setattr(message.load, "step_seconds", math.nan), "step_seconds must be"),
+        (lambda message: setattr(message.load, "step_seconds", 1e300), "step_seconds must be"),
         (lambda message: message.schedulers.extend(["x"] * 64), "schedulers lists 65 items, the cap is 64"),
         (lambda message: message.predictors.append(""), "one of predictors must have"),
         (lambda message: message.ClearField("codecs"), "codecs lists nothing"),
