@@ -95,7 +95,7 @@ class FleetMetrics:
             self._ratio.observe(ratio)
 
     def replica(self, replica: Replica) -> None:
-        """Show what is known of a replica; what nobody knows yet has no series."""
+        """Show what is known of a replica; what nobody knows, or not any more, has no series."""
         address = replica.address
         self._up.labels(address).set(replica.is_up)
         if replica.model is not None:
@@ -104,5 +104,9 @@ class FleetMetrics:
             self._max_sessions.labels(address).set(replica.max_sessions)
         if replica.step_seconds:
             self._step.labels(address).set(replica.step_seconds)
+        else:
+            self._step.remove(address)
         if replica.rtt_seconds is not None:
             self._rtt.labels(address).set(replica.rtt_seconds)
+        else:
+            self._rtt.remove(address)

@@ -50,16 +50,15 @@ def replicas_table(status: FleetStatus) -> Table:
 
 def _cells(replica: Replica) -> tuple[str, ...]:
     model, rtt_seconds = replica.model, replica.rtt_seconds
-    known = model is not None
     return (
         replica.address,
         "up" if replica.is_up else "down",
         model.name if model is not None else "-",
-        f"{replica.load.sessions} of {replica.max_sessions}" if known else "-",
-        str(replica.load.queue) if known else "-",
+        f"{replica.load.sessions} of {replica.max_sessions}" if replica.is_up else "-",
+        str(replica.load.queue) if replica.is_up else "-",
         f"{1000 * replica.step_seconds:.1f}" if replica.step_seconds else "-",
         "-" if rtt_seconds is None else f"{1000 * rtt_seconds:.1f}",
-        f"{replica.wait_seconds:.2f}" if known else "-",
+        f"{replica.wait_seconds:.2f}" if replica.is_up else "-",
         f"{replica.calibration:.2f}",
         str(replica.num_reports),
     )
