@@ -54,7 +54,7 @@ class StateFile:
             estimates = parse_estimates(self.path.read_text(encoding="utf-8"), now_seconds)
         except FileNotFoundError:
             return {}
-        except (ValueError, RecursionError) as error:  # of JSON and UTF-8 too
+        except (ValueError, OverflowError, RecursionError) as error:  # of JSON and UTF-8 too
             aside = self.path.with_name(f"{FILE_NAME}.damaged")
             self.path.replace(aside)
             problem = " ".join(str(error).split())[:200]
@@ -87,6 +87,7 @@ def parse_estimates(text: str, now_seconds: float) -> dict[str, ReplicaEstimates
 
     Raises:
         ValueError: It is not what `format_estimates` makes.
+        OverflowError: Nor is this: a number is too large for a float.
     """
     content = json.loads(text)
     if not isinstance(content, dict) or content.get("format") != FORMAT:

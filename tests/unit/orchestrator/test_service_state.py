@@ -60,6 +60,8 @@ def test_what_has_not_changed_is_not_written_again(tmp_path: Path) -> None:
         b'{"format": "ecdiff-estimates-0", "replicas": {}}',
         b'{"format": "ecdiff-estimates-1"}',
         b'{"format": "ecdiff-estimates-1", "replicas": {"a:1": {}}}',
+        # A float cannot hold it.
+        format_estimates(some_estimates()).replace("0.1", "1" + "0" * 400).encode(),
     ],
 )
 def test_a_damaged_file_is_set_aside_and_told(content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
