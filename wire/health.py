@@ -14,7 +14,9 @@ from pathlib import Path
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from wire.calls import call_unary
 from wire.credentials import Credentials
+from wire.errors import ProtocolError
 
 _TIMEOUT_SECONDS = 3.0
 
@@ -32,12 +34,14 @@ async def status(address: str, *, service: str, credentials: Credentials, timeou
         The name of the answered status, `SERVING` among them.
 
     Raises:
-        grpc.aio.AioRpcError: Nobody answers there, or with something else.
+        grpc.aio.AioRpcError: Nobody answers there, or with an error.
+        ProtocolError: The answer is no message of the health service.
         OSError: A file of the credentials cannot be read.
     """
     async with credentials.channel(address) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check
-        answer = await check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_seconds)
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = await call_unary(check, request, timeout_seconds=timeout_seconds)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
@@ -57,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         answer = asyncio.run(question)
     except grpc.aio.AioRpcError as error:
         return _failed(f"{asked} does not answer: {error.code().name}, {error.details()}")
+    except ProtocolError as error:
+        return _failed(f"{asked} speaks something else: {error}")
     except (OSError, ValueError) as error:
         return _failed(str(error))
     return 0 if answer == "SERVING" else _failed(f"{asked} is {answer}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -68,6 +69,22 @@ def test_a_service_that_is_not_there_is_one_plain_line(capfd: pytest.CaptureFixt
     complaint = capfd.readouterr().err
     assert complaint.startswith(f"error: the service at {address} does not answer: UNAVAILABLE")
     assert complaint.count("\n") == 1
+
+
+def test_an_answer_that_is_no_message_is_one_plain_line(capfd: pytest.CaptureFixture[str]) -> None:
+    class Junk(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> Any:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"\xff\xff\xff")
+
+    with ThreadPoolExecutor(max_workers=1) as threads:
+        running = grpc.server(threads)
+        running.add_generic_rpc_handlers((Junk(),))
+        address = f"127.0.0.1:{running.add_insecure_port('127.0.0.1:0')}"
+        running.start()
+        assert main([address]) == 1
+        running.stop(None).wait()
+    complaint = f"error: the service at {address} speaks something else: the answer is no message of this schema"
+    assert complaint in capfd.readouterr().err.splitlines()
 
 
 def test_tls_with_a_client_certificate() -> None:
