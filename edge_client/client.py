@@ -166,6 +166,7 @@ class EdgeClient:
         except BaseException as error:
             interrupted = isinstance(error, asyncio.CancelledError)
             self.metrics.failed(interrupted=interrupted)
+            await self._contact.close_left()
             link = self._contact.link if request.uses_cloud else None
             self._counsel.failed(recorder, link, interrupted=interrupted)
             raise

@@ -24,6 +24,8 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 CALL_SECONDS = 5.0
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 BURST_PROBES = 4
+# Of a clock, in Unix time: the year 5138. Anything beyond is no clock that is wrong, but no clock.
+MAX_STAMP_SECONDS = 1e11
 PROBE_SECONDS = 1.0
 BANDWIDTH_BYTES = 256 * 1024
 
@@ -61,7 +63,11 @@ class CloudLink:
         """
         last: EcdiffError = NotServing("no cloud address was given")
         for address in addresses:
-            link = cls(address, credentials)
+            try:
+                link = cls(address, credentials)
+            except (ValueError, OSError) as error:
+                last = NotServing(f"the cloud at {address} cannot be asked: {error}")
+                continue
             try:
                 await link._first_contact(wait_seconds, keep_trying=keep_trying)
             except EcdiffError as error:
@@ -149,12 +155,16 @@ class CloudLink:
         """Send one probe and take it into the estimate; with `padding_bytes` it measures bandwidth instead.
 
         Raises:
-            EcdiffError: The cloud did not answer.
+            EcdiffError: The cloud did not answer, or with what is no time.
         """
         t0 = stamp_seconds()
         request = pb.ProbeRequest(t0=t0, response_padding=padding_bytes)
         answer = await self._unary(self._probe_stub.Probe, request, "the cloud is gone", self.metadata)
-        sample = ProbeSample(t0=t0, t1=answer.t1, t2=answer.t2, t3=stamp_seconds())
+        t3 = stamp_seconds()
+        for stamp in (answer.t1, answer.t2):
+            if not 0.0 <= stamp <= MAX_STAMP_SECONDS:  # NaN is neither
+                raise ProtocolError(f"the cloud at {self.address} stamps a probe with {stamp}, which is no time")
+        sample = ProbeSample(t0=t0, t1=answer.t1, t2=answer.t2, t3=t3)
         if padding_bytes:
             beyond_rtt = sample.rtt_seconds - self.estimate.rtt_quantile_seconds(0.0)
             self.estimate.add_transfer(padding_bytes, max(beyond_rtt, 1e-6))

@@ -86,12 +86,16 @@ class CloudContact:
             return self.link
         if self._local_cloud is None:
             self._local_cloud = await LocalCloud.start(self._cloud_model, device=self._device, dtype=self._dtype)
-        return await self._connect_to_own(self._local_cloud, recorder)
+        try:
+            return await self._connect_to_own(self._local_cloud, recorder)
+        except EcdiffError:
+            await self.forget()  # the next contact starts another
+            raise
 
     async def another(self, useless: set[str], recorder: Recorder, about_edge: AboutEdge) -> CloudLink | None:
         """Return a link to another cloud that serves the same model, and keep that; None where there is none.
 
-        The link that was kept is closed when the next generation begins: this one still reads what it measured.
+        The link that was kept is closed by `close_left`: the generation still reads what it measured.
 
         Args:
             useless: Addresses that are not asked.
@@ -137,8 +141,8 @@ class CloudContact:
             await self.link.close()
             self.link = None
         if self._local_cloud is not None:
-            await self._local_cloud.stop()
-            self._local_cloud = None
+            local, self._local_cloud = self._local_cloud, None
+            await local.stop()
 
     async def _reach_assigned(self, orchestrator: OrchestratorLink, recorder: Recorder, edge: ModelInfo) -> CloudLink:
         started = time.perf_counter()
@@ -146,8 +150,13 @@ class CloudContact:
             self.link = await self._connect(await orchestrator.replicas(edge, recorder.warn), recorder)
         elif better := await orchestrator.better_replicas(self.link.address, edge):
             # One that serves is let go only for another that does.
-            current, self.link = self.link, await self._connect(better, recorder)
-            await current.close()
+            current = self.link
+            try:
+                self.link = await self._connect(better, recorder)
+            except EcdiffError as error:
+                recorder.warn(f"{error}: staying with the cloud at {current.address}")
+            else:
+                await current.close()
         recorder.seconds["connect"] = time.perf_counter() - started
         return self.link
 

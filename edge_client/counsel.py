@@ -75,7 +75,7 @@ class Counsel:
         step_seconds = None
         if link is not None:
             measured = self._measured(edge, link)
-            step_seconds = measured.learn(recorder.cloud_steps.values(), len(recorder.disagreements), shape)
+            step_seconds = measured.learn(recorder.present_cloud_steps, len(recorder.disagreements), shape)
         if self._orchestrator is not None:
             self._orchestrator.report(
                 make_session_report(

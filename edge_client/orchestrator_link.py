@@ -185,7 +185,7 @@ class OrchestratorLink:
             self._alone_until = time.monotonic() + ALONE_SECONDS
             self._drop(client)
             raise NoAnswer(self._problem) from None
-        except (EcdiffError, ValueError) as error:
+        except (EcdiffError, ValueError, OSError) as error:
             raise NoAnswer(f"the orchestrator at {self.address} is of no use here ({error})") from None
         return answer
 

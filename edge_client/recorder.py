@@ -95,13 +95,13 @@ class Recorder:
     edge_steps: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._first_step = 0
+        self._first_step = self._first_rtt = 0
         self._earlier = {"cloud_compute": 0.0, "cloud_queue": 0.0}
         self._earlier_bytes = (0, 0)
 
     def next_cloud(self, step_index: int) -> None:
         """Note that another session goes on before `step_index`: what the last one did beyond it is done again."""
-        self._first_step = step_index
+        self._first_step, self._first_rtt = step_index, len(self.rtt_seconds)
         self._earlier = {name: self.seconds[name] for name in self._earlier}
         self._earlier_bytes = (self.bytes_sent, self.bytes_received)
         redone = [self.cloud_steps.pop(index) for index in sorted(self.cloud_steps) if index >= step_index]
@@ -184,12 +184,22 @@ class Recorder:
 
     def cloud_totals_from_steps(self) -> None:
         """The same from the step headers, for a cloud that can no longer say."""
-        steps = [step for index, step in self.cloud_steps.items() if index >= self._first_step]
+        steps = self.present_cloud_steps
         self._set_cloud_seconds(sum(step.compute_seconds for step in steps), sum(step.queue_seconds for step in steps))
 
     def _set_cloud_seconds(self, compute_seconds: float, queue_seconds: float) -> None:
         self.seconds["cloud_compute"] = self._earlier["cloud_compute"] + compute_seconds
         self.seconds["cloud_queue"] = self._earlier["cloud_queue"] + queue_seconds
+
+    @property
+    def present_cloud_steps(self) -> list[Step]:
+        """The steps of the present cloud: those of one that was lost say nothing of it."""
+        return [step for index, step in self.cloud_steps.items() if index >= self._first_step]
+
+    @property
+    def present_rtt_seconds(self) -> list[float]:
+        """The round trips to the present cloud."""
+        return self.rtt_seconds[self._first_rtt :]
 
     @property
     def cloud_seconds(self) -> float:

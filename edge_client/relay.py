@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +18,10 @@ from wire.messages import State
 
 # What a generation waits in all for a place, where every cloud is full. Longer, and the edge is there sooner.
 MAX_BUSY_SECONDS = 5.0
+# A cloud that says "at once" is asked this often at most.
+MIN_RETRY_SECONDS = 0.1
+# For finding another cloud, however many there are to ask; the edge model could make steps meanwhile.
+SEARCH_SECONDS = 5.0
 # Of what the cloud said, on top: clients that were refused together do not come back together.
 BUSY_JITTER = 0.5
 
@@ -50,7 +56,7 @@ class Relay:
         self._recorder = recorder
         self._seconds_to_takeover = seconds_to_takeover
         self._useless: set[str] = set()
-        self._waited_seconds = 0.0
+        self._refused_at = math.inf
 
     async def follow(self) -> Lead:
         """Return what the last of the clouds left.
@@ -71,18 +77,22 @@ class Relay:
             # What the lost one evaluated is spent: with a hard bound the plan's rest does not fit any more.
             return None
         self._useless.add(self.link.address)
-        link = await self._next_link(self._useless)
+        link = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(SEARCH_SECONDS, self._seconds_to_takeover(step))):
+                link = await self._next_link(self._useless)
         if link is None and isinstance(lost, Busy) and not self.cloud.answered:
             link = await self._wait_for_place(lost, self._seconds_to_takeover(step))
         return link
 
     async def _wait_for_place(self, lost: Busy, seconds_left: float) -> CloudLink | None:
-        wait_seconds = lost.retry_after_seconds * (1 + BUSY_JITTER * random.random())
-        if wait_seconds > min(MAX_BUSY_SECONDS - self._waited_seconds, seconds_left):
+        now = time.perf_counter()
+        self._refused_at = min(self._refused_at, now)
+        wait_seconds = max(lost.retry_after_seconds, MIN_RETRY_SECONDS) * (1 + BUSY_JITTER * random.random())
+        if now + wait_seconds - self._refused_at > MAX_BUSY_SECONDS or wait_seconds > seconds_left:
             return None
         self._recorder.enter("waiting for a place")
         await asyncio.sleep(wait_seconds)
-        self._waited_seconds += wait_seconds
         return self.link
 
     async def _go_on(self, link: CloudLink, lead: Lead) -> Lead:
@@ -91,7 +101,9 @@ class Relay:
         step = 0 if lead.state is None else lead.state.step_index
         recorder, moves = self._recorder, link is not self.link
         recorder.next_cloud(step)
-        if moves:
+        if not moves:
+            link.start_probing()
+        else:
             self._watch(link)
             num_steps = recorder.plan.num_inference_steps
             recorder.fall_back(f"{lead.lost}: the cloud at {link.address} goes on from step {step} of {num_steps}")

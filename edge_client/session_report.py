@@ -30,7 +30,8 @@ def make_session_report(
     decision = recorder.decision
     estimate = None if decision is None else decision.estimate
     nfe = recorder.nfe
-    waits = [step.queue_seconds for step in recorder.cloud_steps.values() if step.source is Source.CLOUD]
+    rtts = recorder.present_rtt_seconds
+    waits = [step.queue_seconds for step in recorder.present_cloud_steps if step.source is Source.CLOUD]
     return SessionReport(
         mode=recorder.request.mode,
         outcome=outcome,
@@ -46,7 +47,7 @@ def make_session_report(
         handoff_seconds={} if recorder.handoff_reason is None else dict(recorder.handoff_stages),
         cloud_step_seconds=cloud_step_seconds,
         cloud_queue_seconds=sum(waits) / len(waits) if waits else None,
-        rtt_seconds=nearest_rank(recorder.rtt_seconds, 0.5) if recorder.rtt_seconds else None,
+        rtt_seconds=nearest_rank(rtts, 0.5) if rtts else None,
         bandwidth_bytes_per_second=None if link is None else link.estimate.bandwidth_bytes_per_second,
         latents_elements=latents_elements,
     )

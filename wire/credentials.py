@@ -9,8 +9,7 @@ import grpc
 import grpc.aio
 
 from wire.channel import CHANNEL_OPTIONS
-
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
+from wire.serving.address import Address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,4 +63,4 @@ class Credentials:
 
 def is_loopback(address: str) -> bool:
     """Whether `HOST:PORT` never leaves this machine."""
-    return address.rsplit(":", 1)[0] in LOOPBACK_HOSTS
+    return Address.parse(address).loopback

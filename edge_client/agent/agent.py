@@ -83,8 +83,9 @@ class Agent:
         info = await self._client.load()
         if self._settings.cloud_model is not None:
             await self._client.reach_cloud()
-        self._state = SERVING
-        self._idle.begin()
+        if self._state == LOADING:  # it may have been told to end meanwhile
+            self._state = SERVING
+            self._idle.begin()
         return info.name
 
     def start(self, request: GenerationRequest, updates: Updates) -> asyncio.Task[Made]:

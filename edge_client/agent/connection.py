@@ -119,6 +119,8 @@ class AgentConnection:
         call = self._stub.Generate(message)
         try:
             while (update := await asyncio.wait_for(call.read(), SILENCE_SECONDS)) is not grpc.aio.EOF:
+                if update is None:
+                    raise AgentLost(f"the agent at {self._address} sends what is no message of this schema")
                 match update.WhichOneof("message"):
                     case "place":
                         display.wait_in_queue(update.place.ahead)
@@ -127,7 +129,7 @@ class AgentConnection:
                     case "picture":
                         pngs.append(update.picture.png)
                     case "done":
-                        return _made(update.done, pngs)
+                        return self._made(update.done, pngs)
         except grpc.aio.AioRpcError as error:
             raise await self._why(error) from None
         except TimeoutError:
@@ -135,6 +137,17 @@ class AgentConnection:
         finally:
             call.cancel()
         raise AgentLost(f"the agent at {self._address} ended the call without a picture")
+
+    def _made(self, done: pb.GenerateUpdate.Done, pngs: list[bytes]) -> Made:
+        try:
+            return Made(
+                pngs=pngs,
+                report=json.loads(done.report),
+                latents=decode_latents(done.latents) if done.HasField("latents") else None,
+                observations=decode_observations(done.observations),
+            )
+        except (ValueError, EcdiffError) as error:
+            raise AgentLost(f"the agent at {self._address} sends what cannot be read ({error})") from None
 
     async def _why(self, error: grpc.aio.AioRpcError) -> EcdiffError | AgentLost:
         """Return what a failed generation means: the agent is gone, or it could not be made there either."""
@@ -166,12 +179,3 @@ class AgentConnection:
 
 def _told(error: grpc.aio.AioRpcError) -> EcdiffError:
     return from_status(error.code(), error.details(), error.trailing_metadata())
-
-
-def _made(done: pb.GenerateUpdate.Done, pngs: list[bytes]) -> Made:
-    return Made(
-        pngs=pngs,
-        report=json.loads(done.report),
-        latents=decode_latents(done.latents) if done.HasField("latents") else None,
-        observations=decode_observations(done.observations),
-    )

@@ -43,8 +43,6 @@ class Turns:
         self._max_waiting = max_waiting
         self._on_change = on_change
         self._line: list[Ticket] = []
-        self.empty = asyncio.Event()
-        self.empty.set()
 
     @property
     def line(self) -> Sequence[Ticket]:
@@ -73,8 +71,5 @@ class Turns:
         for ahead, ticket in enumerate(self._line):
             ticket.on_place(ahead)
         if self._line:
-            self.empty.clear()
             self._line[0].first.set()
-        else:
-            self.empty.set()
         self._on_change(max(0, len(self._line) - 1))

@@ -52,8 +52,10 @@ _CORRECTIONS = ClientSpecs(
 
 
 @contextlib.asynccontextmanager
-async def scripted_cloud(description: Description, script: Script) -> AsyncIterator[str]:
-    """Serve `description` and play `script` for each Denoise call; yields HOST:PORT.
+async def scripted_cloud(
+    description: Description, script: Script, *, stamps: Callable[[], float] = stamp_seconds
+) -> AsyncIterator[str]:
+    """Serve `description` and play `script` for each Denoise call; yields HOST:PORT. Probes are answered with `stamps`.
 
     The script is given the Open and a function that sends; what it raises ends the call with that error's status.
     """
@@ -61,15 +63,17 @@ async def scripted_cloud(description: Description, script: Script) -> AsyncItera
     async def speak(opening: Open, send: Send, receive: Receive) -> None:
         await script(opening, send)
 
-    async with conversing_cloud(description, speak) as address:
+    async with conversing_cloud(description, speak, stamps=stamps) as address:
         yield address
 
 
 @contextlib.asynccontextmanager
-async def conversing_cloud(description: Description, script: Conversation) -> AsyncIterator[str]:
+async def conversing_cloud(
+    description: Description, script: Conversation, *, stamps: Callable[[], float] = stamp_seconds
+) -> AsyncIterator[str]:
     """The same for a script that listens as well: it is given what returns the next message, no Ping and no Credit."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(_Servicer(description, script), server)
+    ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(_Servicer(description, script, stamps), server)
     states = health.aio.HealthServicer()
     await states.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)
@@ -82,15 +86,16 @@ async def conversing_cloud(description: Description, script: Conversation) -> As
 
 
 class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
-    def __init__(self, description: Description, script: Conversation) -> None:
+    def __init__(self, description: Description, script: Conversation, stamps: Callable[[], float]) -> None:
         self._description = description
+        self._stamps = stamps
         self._script = script
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:
         return encode_description(self._description)
 
     async def Probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeResponse:
-        return pb.ProbeResponse(t0=request.t0, t1=stamp_seconds(), t2=stamp_seconds())
+        return pb.ProbeResponse(t0=request.t0, t1=self._stamps(), t2=self._stamps())
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:
         opening = decode_client(await context.read(), specs=ClientSpecs())

@@ -143,7 +143,7 @@ def test_killed_agent_costs_no_picture(
     assert (tmp_path / "out.png").is_file()
 
 
-def test_frozen_agent_costs_a_command_two_seconds(
+def test_frozen_agent_costs_a_command_no_picture(
     start_agent: StartAgent, cloud: Cloud, start_command: StartCommand, tmp_path: Path
 ) -> None:
     agent = start_agent("--cloud", cloud.address)

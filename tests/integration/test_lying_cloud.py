@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -19,7 +20,16 @@ from harness.reference import EDGE_MODEL, LATENTS_SHAPE
 from harness.scripted_cloud import Script, Send, honest_opened, scripted_cloud, some_latents, step_with
 from orchestrator.plan import PlanOptions
 from protos import ecdiff_v1_pb2 as pb
-from wire.errors import Busy, CorruptTensor, EcdiffError, InvalidRequest, ModelError, NotServing, Unauthenticated
+from wire.errors import (
+    Busy,
+    CorruptTensor,
+    EcdiffError,
+    InvalidRequest,
+    ModelError,
+    NotServing,
+    ProtocolError,
+    Unauthenticated,
+)
 from wire.messages import (
     Codec,
     Description,
@@ -364,3 +374,22 @@ async def test_cancelling_while_the_session_closes_is_not_swallowed(liar: Liar) 
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+@pytest.mark.parametrize("stamp", [math.nan, math.inf, -1.0, 1e308])
+async def test_nonsense_time_stamps_cost_no_picture_and_no_metric(liar: Liar, stamp: float) -> None:
+    async def play(opening: Open, send: Send) -> None:
+        await liar.start_well(opening, send)
+        await asyncio.sleep(0.2)  # probes are under way by now
+        raise ModelError("enough")
+
+    async with (
+        scripted_cloud(liar.description, play, stamps=lambda: stamp) as address,
+        EdgeClient(cloud=address, edge_model=str(EDGE_MODEL), silence_seconds=60) as client,
+    ):
+        options = PlanOptions(num_inference_steps=STEPS)
+        result = await client.run(GenerationRequest(prompt="a cat", mode="cloud", plan_options=options))
+        with pytest.raises(ProtocolError, match="which is no time"):
+            await (await client.reach_cloud()).probe()
+    check_taken_over(result, "cloud_error", GOOD_STEPS)
+    assert result.report["network"]["clock_offset_seconds"] == 0.0

@@ -14,8 +14,11 @@ from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, StartCloud
 from harness.programs import Programs
 from harness.reference import EDGE_MODEL
+from harness.scripted_cloud import Send, scripted_cloud
 from harness.waiting import eventually, running
 from orchestrator.plan import PlanOptions
+from wire.errors import Busy
+from wire.messages import Description, Open
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -173,12 +176,29 @@ async def test_where_every_cloud_is_full_a_place_is_waited_for(start_cloud: Star
 
 async def test_it_is_not_waited_for_longer_than_the_deadline_allows(start_cloud: StartCloud) -> None:
     full = start_cloud("--max-sessions", "1")
+    steps = Steps()
     async with occupied(full), EdgeClient(cloud=full.address, edge_model=str(EDGE_MODEL)) as patient:
-        options = PlanOptions(num_inference_steps=STEPS, deadline_ms=1.0)
+        options = PlanOptions(num_inference_steps=STEPS, deadline_ms=1500.0)
         request = GenerationRequest(prompt="a cat", mode="adaptive", plan_options=options, guidance_scale=7.5)
-        report = (await patient.run(request)).report
+        report = (await patient.run(request, steps)).report
     assert report["step_sources"] == "e" * STEPS
-    assert report["seconds"]["total"] < 30.0
+    assert report["handoff"]["reason"] == "cloud_full"
+    assert "waiting for a place" in steps.phases
+    # Without a deadline it waits for five seconds.
+    assert report["seconds"]["network"] < 1.5
+
+
+async def test_a_cloud_that_says_at_once_again_and_again_is_left(description: Description) -> None:
+    async def refuse(opening: Open, send: Send) -> None:
+        raise Busy("full", retry_after_seconds=0.0)
+
+    async with (
+        scripted_cloud(description, refuse) as address,
+        EdgeClient(cloud=address, edge_model=str(EDGE_MODEL)) as patient,
+    ):
+        report = (await asyncio.wait_for(patient.run(a_request()), 60)).report
+    assert report["step_sources"] == "e" * STEPS
+    assert report["handoff"] == {"reason": "cloud_full", "step": 0}
 
 
 class occupied:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffusion.loading import load_model
+from harness.gate import Gate
 from harness.model_variants import with_latent_channels
 from harness.programs import Finished, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL
@@ -22,6 +23,8 @@ from wire.messages import Plan
 
 MODELS = ("--cloud-model", str(CLOUD_MODEL), "--edge-model", str(EDGE_MODEL))
 SMALL = ("--num-prompts", "2", "--num-inference-steps", "6", "--max-error", "9", "--max-cloud-calls", "4")
+# Forward passes that a search is let go on for at a time.
+PASSES = 8
 QUICK = ("--rounds", "1", "--confirm", "1")
 
 
@@ -69,10 +72,21 @@ def test_search_writes_plans_that_give_what_they_say(search, tmp_path: Path) -> 
 
 def test_an_interrupted_search_says_how_to_go_on_and_does(programs: Programs, search, tmp_path: Path) -> None:
     arguments = (*MODELS, *SMALL, "--num-inference-steps", "12", "-o", "plan.json")
-    long = ("--rounds", "5", "--confirm", "30")  # or a quick machine is done before the signal comes
-    partial = tmp_path / "plan.json.partial"
-    program = programs.forked("orchestrator", "search", *arguments, *long, folder=tmp_path)
-    wait_until(lambda: partial.exists() and len(json.loads(partial.read_text())["results"]) > 1, "first results")
+    partial, gates = tmp_path / "plan.json.partial", tmp_path / "gates"
+    Gate.create(gates)
+    unet = Gate(gates, "unet")
+    unet.hold_after(PASSES)
+    program = programs.forked("orchestrator", "search", *arguments, *QUICK, folder=tmp_path, gate=gates)
+
+    def has_results() -> bool:
+        """Let the search go on a little, until something was measured; it never gets far from there."""
+        found = partial.exists() and len(json.loads(partial.read_text())["results"]) > 1
+        if not found and unet.holding:
+            unet.hold_after(PASSES)
+        return found
+
+    wait_until(has_results, "first results")
+    wait_until(lambda: unet.holding, "the search to be in the middle of something")
     program.signal(signal.SIGINT)
     done = program.wait()
     assert done.returncode == 130
