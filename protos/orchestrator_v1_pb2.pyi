@@ -350,7 +350,7 @@ class ChoosePlanResponse(_message.Message):
     expected_error: _builtins.float
     """as the search measured it"""
     calibration: _builtins.float
-    """factor in the estimate that was learned from session reports; 0: no estimate"""
+    """factor in the estimate that was learned from session reports; 1 without an estimate"""
     @_builtins.property
     def plan(self) -> _ecdiff_v1_pb2.Plan: ...
     @_builtins.property

@@ -177,6 +177,14 @@ def test_an_answer_arrives_as_it_was_sent(answer: PlanAnswer) -> None:
     assert decode_plan_answer(over_the_wire(encode_plan_answer(answer))) == answer
 
 
+def test_an_answer_without_an_estimate_has_the_calibration_1_as_the_schema_says() -> None:
+    message = encode_plan_answer(PLAIN_ANSWER)
+    assert (message.HasField("estimate"), message.calibration) == (False, 1.0)
+    message.calibration = 0.0
+    with pytest.raises(ProtocolError, match="calibration must be"):
+        decode_plan_answer(message)
+
+
 @pytest.mark.parametrize("report", [REPORT, LEAST_REPORT])
 def test_a_report_arrives_as_it_was_sent(report: SessionReport) -> None:
     assert decode_report(over_the_wire(encode_report(report))) == report
