@@ -9,13 +9,12 @@ from typing import Literal
 
 from orchestrator.handoff import HandoffReason
 from orchestrator.plan import MODES
+from wire.fleet_messages import HANDOFF_STAGES, OUTCOMES, SECONDS_BUCKETS
 from wire.messages import Codec
 
-SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 CODEC_BUCKETS = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
 ERROR_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 STEP_BUCKETS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 75, 100)
-OUTCOMES = ("done", "fallback", "failed", "interrupted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +72,7 @@ SERIES: Mapping[str, Series] = {
     "ecdiff_latents_transit_seconds": _seconds("Latents from the cloud's send to their arrival."),
     "ecdiff_clock_offset_seconds": Series(kind="gauge", text="Cloud clock minus this clock.", low=-math.inf),
     "ecdiff_clock_offset_uncertainty_seconds": Series(kind="gauge", text="Bound on the error of the clock offset."),
-    "ecdiff_handoff_seconds": _seconds(
-        "Handoff latency, by stage.", stage=("cloud_encode", "transit", "edge_decode", "edge_start", "total")
-    ),
+    "ecdiff_handoff_seconds": _seconds("Handoff latency, by stage.", stage=HANDOFF_STAGES),
     "ecdiff_handoff_step": Series(kind="histogram", text="First step of the edge model.", buckets=STEP_BUCKETS),
     "ecdiff_handoffs_total": Series(
         kind="counter", text="Handoffs, by reason.", labels={"reason": tuple(reason.value for reason in HandoffReason)}

@@ -15,8 +15,11 @@ from wire.messages import Load, ModelDescription, Plan
 PAPER = "paper"
 """The origin of a plan where a searched one was wanted and none fits."""
 OUTCOMES = ("done", "fallback", "failed", "interrupted")
-"""How a generation ends; `fallback` gave its picture without the cloud."""
+"""How a generation ends; `fallback` gave its picture, but not as it was asked for: on the edge alone, with
+another cloud, too late; `fallbacks` of its report has the words."""
 HANDOFF_STAGES = ("cloud_encode", "transit", "edge_decode", "edge_start", "total")
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
+"""Of the histograms of edges and of the fleet: quantiles compare only where the buckets are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ DASHBOARD = Dashboard(
         (
             Panel(
                 title="Generations by mode and outcome",
-                description="As reported to the orchestrator. fallback: a picture, but without the cloud to its end.",
+                description="As reported to the orchestrator. fallback: a picture, but not as it was asked for.",
                 unit="suffix: /min",
                 kind="stack",
                 queries=(per_minute("ecdiff_fleet_generations_total", _FLEET, "mode, outcome"),),

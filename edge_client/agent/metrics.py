@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from edge_client.series import SECONDS_BUCKETS
+from wire.fleet_messages import SECONDS_BUCKETS
 
 
 class AgentMetrics:

@@ -10,10 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from orchestrator.plan import MODES
 from orchestrator.service.estimates import prediction_ratio
-from wire.fleet_messages import HANDOFF_STAGES, OUTCOMES, PAPER, Replica, SessionReport
+from wire.fleet_messages import HANDOFF_STAGES, OUTCOMES, PAPER, SECONDS_BUCKETS, Replica, SessionReport
 
-# 1 ms .. 100 s, three a decade: a handoff, a generation.
-_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 _RATIOS = (0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
 SEARCHED = "searched"
 _SOURCES = ("cloud", "extrapolated", "edge", "correction")
@@ -47,10 +45,18 @@ class FleetMetrics:
             registry=registry,
         )
         self._generation = Histogram(
-            "ecdiff_fleet_generation_seconds", "Prompt to pictures.", ["mode"], buckets=_SECONDS, registry=registry
+            "ecdiff_fleet_generation_seconds",
+            "Prompt to pictures.",
+            ["mode"],
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
         )
         self._handoff = Histogram(
-            "ecdiff_fleet_handoff_seconds", "Handoff latency, by stage.", ["stage"], buckets=_SECONDS, registry=registry
+            "ecdiff_fleet_handoff_seconds",
+            "Handoff latency, by stage.",
+            ["stage"],
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
         )
         self._nfe = Counter(
             "ecdiff_fleet_nfe", "Steps, by the source of their prediction.", ["source"], registry=registry

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from fleet_samples import NOW, A, description
 from rich.console import Console
 
+from edge_client.series import SERIES
 from orchestrator.service.fleet import Fleet
 from orchestrator.service.metrics import FleetMetrics
 from orchestrator.service.show import replicas_table
@@ -46,3 +50,10 @@ def test_what_was_learned_of_another_model_is_not_shown_of_this_one() -> None:
     fleet.saw(A, description(fingerprint="other", step_seconds=0.0))
     metrics.replica(fleet.replica(A, NOW))
     assert (shown(metrics, "rtt_seconds"), shown(metrics, "step_seconds")) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["handoff_seconds", "generation_seconds"])
+def test_quantiles_of_an_edge_and_of_the_fleet_compare(name: str) -> None:
+    samples = [sample for metric in FleetMetrics((A,)).registry.collect() for sample in metric.samples]
+    of_fleet = {float(each.labels["le"]) for each in samples if each.name == f"ecdiff_fleet_{name}_bucket"}
+    assert of_fleet == {*SERIES[f"ecdiff_{name}"].buckets, math.inf}
