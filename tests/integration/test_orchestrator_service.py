@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness.cloud import Cloud, StartCloud
 from harness.orchestrator import StartOrchestrator
 from harness.programs import Programs
+from harness.waiting import eventually
 from protos import orchestrator_v1_pb2 as pb
 from protos import orchestrator_v1_pb2_grpc
 from wire.fleet_messages import SessionReport
@@ -110,10 +111,18 @@ async def test_estimates_survive_a_restart_and_a_damaged_file_does_not_stop_it(
 async def test_a_service_that_was_killed_left_whole_files(
     cloud: Cloud, start_orchestrator: StartOrchestrator, tmp_path: Path
 ) -> None:
-    arguments = ("--cloud", cloud.address, "--state", tmp_path / "state")
+    state = tmp_path / "state"
+    arguments = ("--cloud", cloud.address, "--state", state)
     orchestrator = start_orchestrator(*arguments)
+    report = SessionReport(mode="cloud", outcome="done", replica=cloud.address, rtt_seconds=0.2)
+    for _ in range(3):
+        await orchestrator.ask(lambda caller: caller.report_session(report))
+    # It saves every 10 s.
+    await eventually((state / "estimates.json").exists, "the estimates to be saved")
     orchestrator.program.kill()
-    assert (await start_orchestrator(*arguments).status()).num_reports == 0
+    again = start_orchestrator(*arguments)
+    assert (await again.replicas())[cloud.address].num_reports == 3
+    assert "damaged" not in again.program.stderr
 
 
 async def test_a_replica_whose_token_is_wrong_is_down_and_told(
