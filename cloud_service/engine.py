@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from cloud_service.config import LOGGER_NAME, Timings
-from cloud_service.memory import BatchCost, device_memory, measure_batches
+from cloud_service.memory import BatchCost, DeviceMemory, device_memory, measure_batches
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.session import SessionEvent
@@ -39,21 +39,22 @@ class Served:
         model: Its methods that compute belong to the device thread; the event loop may read its facts.
         embeds_shape: `[1, L, D]` of an encoded prompt.
         step_seconds: One evaluation at the default size.
-        batch_cost: What a batch takes of the device's memory; None where nobody can say.
+        memory: Where forward passes live; None where nobody can say what it has.
+        batch_cost: What a batch takes of it; None where nobody can say.
     """
 
     model: Model
     embeds_shape: tuple[int, ...]
     step_seconds: float
+    memory: DeviceMemory | None
     batch_cost: BatchCost | None
 
     def has_room_for(self, latents_shape: tuple[int, ...]) -> bool:
         """Whether a forward pass over latents `[B, C, H, W]` finds room, by what the default size took."""
-        memory = device_memory(self.model.device)
-        if memory is None or self.batch_cost is None:
+        if self.memory is None or self.batch_cost is None:
             return True
         default = math.prod(self.model.latents_shape(0, 0, 1))
-        return self.batch_cost.fits(math.prod(latents_shape) / default, memory)
+        return self.batch_cost.fits(math.prod(latents_shape) / default, self.memory)
 
 
 class Engine:
@@ -242,7 +243,11 @@ def warm_up(model: Model, *, max_batch: int) -> Served:
     if step_seconds < _CHEAP_SECONDS:
         step_seconds = _timed(model, evaluation)
     return Served(
-        model=model, embeds_shape=tuple(conditioning.prompt_embeds.shape), step_seconds=step_seconds, batch_cost=cost
+        model=model,
+        embeds_shape=tuple(conditioning.prompt_embeds.shape),
+        step_seconds=step_seconds,
+        memory=memory,
+        batch_cost=cost,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 _GIB = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class DeviceMemory(Protocol):
@@ -73,8 +73,12 @@ class HostMemory:
         return _field(Path("/proc/self/status"), "VmRSS")
 
     def forget_peak(self) -> None:
-        """Begin a new measurement of the peak."""
-        Path("/proc/self/clear_refs").write_text("5")
+        """Begin a new measurement of the peak.
+
+        Raises:
+            OSError: The kernel has no such file, or lets nobody write to it.
+        """
+        _CLEAR_REFS.write_text("5")
 
     def peak_bytes(self) -> int:
         """Return the largest resident set since then."""
@@ -85,7 +89,13 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
     """Return the memory of a device; None where nobody can say what it has."""
     if device.type == "cuda":
         return CudaMemory(device)
-    return HostMemory() if os.path.exists("/proc/self/clear_refs") else None
+    memory = HostMemory()
+    try:
+        # A file that exists may not be written for all that: in a sandbox, or where /proc is read-only.
+        memory.forget_peak()
+    except OSError:
+        return None
+    return memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +118,8 @@ class BatchCost:
 
     def most_sessions(self, room_bytes: int) -> int:
         """Return the largest batch that so much room beside the model is enough for, at least one."""
-        return 1 + max(0, int((room_bytes - self.first_bytes) / self.more_bytes))
+        # On the host a further session may show as nothing at all: it fits into what the first has left behind.
+        return 1 + max(0, int((room_bytes - self.first_bytes) / max(1.0, self.more_bytes)))
 
     def fits(self, num_sessions: float, memory: DeviceMemory) -> bool:
         """Whether there is room for a batch; what earlier passes left in the allocator is room too."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from cloud_service import memory as memory_module
 from cloud_service.memory import HostMemory, device_memory, measure_batches
 
 MIB = 2**20
@@ -54,6 +57,19 @@ def test_one_that_does_not_is_refused_before_it_runs_with_what_would_fit(size_mi
     assert memory.passes[-1] <= fits
 
 
+def test_one_session_that_does_not_fit_is_refused_where_further_ones_take_nothing() -> None:
+    memory = Memory(size=400 * MIB, model=300 * MIB, first=40 * MIB, more=0)
+
+    def run(batch_size: int) -> None:
+        memory.run(batch_size)
+        if batch_size == 4:  # another process takes what is left
+            memory.size = 330 * MIB
+
+    with pytest.raises(MemoryError, match="say --max-batch 1,"):
+        measure_batches(run, memory, max_batch=8)
+    assert memory.passes == [1, 2, 4]
+
+
 def test_a_slow_device_is_not_asked_for_every_size() -> None:
     memory = Memory(size=1000 * MIB, model=300 * MIB, first=20 * MIB, more=10 * MIB)
     cost = measure_batches(memory.run, memory, max_batch=64, max_seconds=0.0)
@@ -76,3 +92,11 @@ def test_the_machines_own_memory_sees_what_is_allocated_and_given_back() -> None
     assert memory.peak_bytes() - used > 180 * MIB
     assert memory.used_bytes() - used < 100 * MIB
     assert free > 0
+
+
+def test_a_peak_that_may_not_be_reset_is_a_memory_that_nobody_can_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A folder is there and cannot be written to, whoever asks.
+    monkeypatch.setattr(memory_module, "_CLEAR_REFS", tmp_path)
+    assert device_memory(torch.device("cpu")) is None
