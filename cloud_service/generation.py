@@ -17,7 +17,6 @@ from cloud_service.request import Request
 from cloud_service.session import Parked, SessionEvent
 from diffusion.measures import Measure, make_measure
 from diffusion.model import Conditioning, Evaluation, Model
-from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
 from diffusion.tensors import from_array, to_array
 from diffusion.trajectory import StepResult, Trajectory
@@ -28,11 +27,9 @@ from wire.messages import (
     Correction,
     DType,
     ModelDescription,
-    Noise,
     Opened,
     PromptEmbeds,
     PromptText,
-    Seed,
     Source,
     State,
     Step,
@@ -112,7 +109,7 @@ class Generation:
         encode_prompt_seconds = time.monotonic() - started
         request, stepper = self._request, self._request.stepper
         self._trajectory = Trajectory(
-            self._initial_latents(),
+            request.initial_latents(),
             stepper,
             start_step=request.start_step,
             predictor=request.predictor,
@@ -148,17 +145,6 @@ class Generation:
             prompt_embeds=self._on_device(given.prompt_embeds),
             negative_prompt_embeds=None if negative is None else self._on_device(negative),
         )
-
-    def _initial_latents(self) -> Tensor:
-        """Return x at the first step, `[B, C, H, W]`, scheduler scaling."""
-        match self._request.open.start:
-            case Seed(seed=seed):
-                noise = draw_noise(self._request.latents_shape, seed)
-            case Noise(noise=array):
-                noise = from_array(array).float()
-            case State(latents=array):
-                return from_array(array)
-        return noise * self._request.stepper.schedule.init_noise_sigma
 
     def _prompt_embeds(self) -> PromptEmbeds:
         negative = self._conditioning.negative_prompt_embeds

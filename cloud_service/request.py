@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from diffusion.noise import draw_noise
 from diffusion.predictors import Predictor
 from diffusion.schedulers import Stepper
+from diffusion.tensors import from_array
 from orchestrator.refresh import RefreshPolicy
-from wire.messages import Codec, Open
+from wire.messages import Codec, Noise, Open, Seed, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +42,14 @@ class Request:
     def guided(self) -> bool:
         """Whether guidance needs a second, negative row."""
         return self.open.guidance_scale > 1.0
+
+    def initial_latents(self) -> Tensor:
+        """Return x at the first step, `[B, C, H, W]`, scheduler scaling."""
+        match self.open.start:
+            case Seed(seed=seed):
+                noise = draw_noise(self.latents_shape, seed)
+            case Noise(noise=array):
+                noise = from_array(array).float()
+            case State(latents=array):
+                return from_array(array)
+        return noise * self.stepper.schedule.init_noise_sigma
