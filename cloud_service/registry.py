@@ -19,7 +19,7 @@ class Registry:
 
     Args:
         max_sessions: Most sessions that run at a time; parked ones are extra.
-        max_sessions_per_client: Most of these that are one client's.
+        max_sessions_per_client: Most of these that are one client's; of its parked ones in proportion.
         max_batch: Most sessions in one forward pass.
         metrics: Where the number of sessions is shown.
     """
@@ -104,10 +104,13 @@ class Registry:
         self._update()
         if self._draining:
             session.finish()
-        parked = [each for each in self._sessions.values() if each.parked]
-        if len(parked) > PARKED_PER_RUNNING * self._max_sessions:
-            longest_silent = min(parked, key=lambda each: each.last_heard)
-            longest_silent.fail(Busy("too many sessions are parked"))
+        parked = [each for each in self._sessions.values() if each.parked and not each.ended]
+        own = [each for each in parked if each.client == session.client]
+        # A client that parks too many pays with its own, before anybody else does.
+        if len(own) > PARKED_PER_RUNNING * self._max_sessions_per_client:
+            _longest_silent(own).fail(Busy("too many sessions of this client are parked"))
+        elif len(parked) > PARKED_PER_RUNNING * self._max_sessions:
+            _longest_silent(parked).fail(Busy("too many sessions are parked"))
 
     def _retry_after_seconds(self, step_seconds: float) -> float:
         fewest_steps = min(session.remaining_steps for session in self._sessions.values() if not session.parked)
@@ -121,3 +124,7 @@ class Registry:
             self._empty.clear()
         else:
             self._empty.set()
+
+
+def _longest_silent(sessions: list[Session]) -> Session:
+    return min(sessions, key=lambda each: each.last_heard)

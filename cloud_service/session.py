@@ -178,6 +178,11 @@ class Session:
         """Whether the device is done with the trajectory."""
         return self.ending is not None
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing but messages that wait is sent any more."""
+        return self._finished
+
     def fail(self, error: EcdiffError) -> None:
         """End the stream with `error` after the headers that still wait; the first end counts."""
         if not self._finished:
