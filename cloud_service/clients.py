@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
+import ipaddress
 import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol
+from urllib.parse import unquote
 
 # A client may be ahead of its rate by what it sends in so long: an Open with embeddings is no offence.
 _BURST_SECONDS = 1.0
+# What one customer of a network has of IPv6: any address of it costs nothing (RFC 6177).
+_IPV6_PREFIX_BITS = 64
 # Clients that are remembered; one that sent nothing for a while is as good as new.
 _MAX_REMEMBERED = 4096
 _BYTES_PER_MBIT = 125_000
@@ -27,12 +30,17 @@ class Peer(Protocol):
 def client_of(context: Peer) -> str:
     """Return whose call this is: the name in its certificate where it showed one, else the host that it comes from.
 
-    A token says nothing here, for all clients have the same. Behind one address translation all are one client.
+    A token says nothing here, for all clients have the same. Behind one address translation all are one client, and so
+    are all of an IPv6 network of 64 bits: its hosts choose their addresses themselves.
     """
     for name in context.auth_context().get("x509_common_name", ()):
         return f"name {name.decode(errors='replace')}"
     kind, _, address = context.peer().partition(":")
-    return f"host {address.rpartition(':')[0]}" if kind.startswith("ipv") else f"host {kind}"
+    if kind != "ipv6":
+        return f"host {address.rpartition(':')[0]}" if kind == "ipv4" else f"host {kind}"
+    # gRPC writes `[2001:db8::1]:50321` with its brackets escaped; behind `%` stands the interface of a link-local one.
+    host = unquote(address).rpartition(":")[0].strip("[]").partition("%")[0]
+    return f"host {ipaddress.ip_network((host, _IPV6_PREFIX_BITS), strict=False)}"
 
 
 class Reading:
@@ -47,15 +55,19 @@ class Reading:
         # When what a client has sent so far would have come at its rate; never in the past.
         self._paid_until: dict[str, float] = {}
 
-    async def take(self, client: str, num_bytes: int) -> None:
-        """Count what a client sent; wait while it is ahead of its rate."""
+    def take(self, client: str, num_bytes: int) -> float:
+        """Count what a client sent.
+
+        Returns:
+            How long it is ahead of its rate, in seconds: to be waited before more of it is read.
+        """
         if self._bytes_per_second is None:
-            return
+            return 0.0
         now = time.monotonic()
         paid_until = max(now, self._paid_until.get(client, now)) + num_bytes / self._bytes_per_second
         self._forget_idle(now)
         self._paid_until[client] = paid_until
-        await asyncio.sleep(max(0.0, paid_until - now - _BURST_SECONDS))
+        return max(0.0, paid_until - now - _BURST_SECONDS)
 
     def _forget_idle(self, now: float) -> None:
         if len(self._paid_until) >= _MAX_REMEMBERED:

@@ -8,7 +8,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ from cloud_service.clients import Reading, client_of
 from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.engine import Engine, Served
 from cloud_service.metrics import Metrics
+from cloud_service.opening import Opening, OpeningMemory
 from cloud_service.outbox import Outbox, tensor_bytes
 from cloud_service.registry import Registry
 from cloud_service.request import Request
@@ -62,6 +63,7 @@ class Service:
     metrics: Metrics
     limits: Limits
     reading: Reading
+    opening_memory: OpeningMemory
     timings: Timings
     served: Served | None = None
 
@@ -89,6 +91,7 @@ class Conversation:
         self._service = service
         self._context = context
         self._client = client_of(context)
+        self._opening: Opening | None = None
         self._incoming = self._whole_messages(requests)
         self._specs = ClientSpecs()
         self._observe = service.metrics.codec_event
@@ -103,7 +106,12 @@ class Conversation:
         Raises:
             EcdiffError: What the client is to be told in the stream's status.
         """
-        session, request = await self._admit()
+        try:
+            session, request = await self._admit()
+        except BaseException:
+            # It holds the Open and this object, which holds it: else the memory waits for the garbage collection.
+            await self._incoming.aclose()
+            raise
         reader = asyncio.create_task(self._read(session))
         deadline = self._start_deadline(session, request.open.deadline_seconds)
         outcome = "cancelled"
@@ -148,20 +156,19 @@ class Conversation:
         return session, request
 
     async def _accept(self) -> Request:
-        served, limits = self._service.ready(), self._service.limits
-        open_seconds = self._service.timings.open_seconds
+        service = self._service
+        served, limits = service.ready(), service.limits
+        self._opening = opening = Opening(service.opening_memory, self._client, service.timings.open_seconds)
         try:
-            async with asyncio.timeout(open_seconds):
-                message = await anext(self._incoming)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no Open came within {open_seconds:g} s") from None
-        except StopAsyncIteration:
-            raise ProtocolError("the stream ended before Open") from None
-        header = decode_open_header(message)
-        self._request_id = header.request_id
-        check_header(header, served, limits)
-        check = functools.partial(check_open, message, header, served, limits, self._observe)
-        request, self._specs = await _off_loop(check, message.ByteSize())
+            message = await opening.first_of(self._incoming)
+            header = decode_open_header(message)
+            self._request_id = header.request_id
+            check_header(header, served, limits)
+            check = functools.partial(check_open, message, header, served, limits, self._observe)
+            request, self._specs = await _off_loop(check, message.ByteSize())
+        finally:
+            opening.end()
+            self._opening = None
         return request
 
     def _start_deadline(self, session: Session, deadline_seconds: float) -> asyncio.TimerHandle | None:
@@ -179,12 +186,18 @@ class Conversation:
 
     # ------------------------------------------------------------------------------ reading
 
-    async def _whole_messages(self, requests: AsyncIterator[pb.ClientMessage]) -> AsyncIterator[pb.ClientMessage]:
+    async def _whole_messages(
+        self, requests: AsyncIterator[pb.ClientMessage]
+    ) -> AsyncGenerator[pb.ClientMessage, None]:
         """Yield messages with their fragments put together; none of them above what `Limits` says."""
         assembler = Assembler(pb.ClientMessage, self._service.limits.max_tensor_bytes)
         async for piece in requests:
-            self._received_bytes += piece.ByteSize()
-            await self._service.reading.take(self._client, piece.ByteSize())
+            num_bytes = piece.ByteSize()
+            self._received_bytes += num_bytes
+            pause_seconds = self._service.reading.take(self._client, num_bytes)
+            if self._opening is not None:
+                self._opening.take(num_bytes, pause_seconds)
+            await asyncio.sleep(pause_seconds)
             message = assembler.push(piece)
             if message is not None:
                 yield message

@@ -16,11 +16,13 @@ from cloud_service.config import LOGGER_NAME, ServerConfig
 from cloud_service.conversation import Service
 from cloud_service.engine import Engine
 from cloud_service.metrics import Metrics
-from cloud_service.registry import Registry
+from cloud_service.opening import OpeningMemory
+from cloud_service.registry import PARKED_PER_RUNNING, Registry
 from cloud_service.servicer import CloudDenoiser
 from diffusion.loading import load_model
 from diffusion.model import Model
 from protos import ecdiff_v1_pb2, ecdiff_v1_pb2_grpc
+from wire.channel import SERVER_OPTIONS
 from wire.errors import ModelError
 from wire.messages import Limits
 from wire.serving.address import Address
@@ -30,6 +32,8 @@ from wire.serving.token import TokenInterceptor
 
 _log = logging.getLogger(LOGGER_NAME)
 _SERVICE_NAME = ecdiff_v1_pb2.DESCRIPTOR.services_by_name["CloudDenoiser"].full_name
+# Of one connection: Describe, Probe, health, and streams that are to be told to come back.
+CALLS_BESIDE_SESSIONS = 32
 
 
 class CloudServer:
@@ -44,9 +48,11 @@ class CloudServer:
         self.metrics = Metrics()
         self.died = asyncio.Event()
         self._config = config
+        max_sessions_per_client = config.max_sessions_per_client or config.max_sessions
+        limits = Limits(max_sessions=config.max_sessions)
         self._registry = Registry(
             max_sessions=config.max_sessions,
-            max_sessions_per_client=config.max_sessions_per_client or config.max_sessions,
+            max_sessions_per_client=max_sessions_per_client,
             max_batch=config.max_batch,
             metrics=self.metrics,
         )
@@ -62,10 +68,13 @@ class CloudServer:
             engine=self._engine,
             registry=self._registry,
             metrics=self.metrics,
-            limits=Limits(max_sessions=config.max_sessions),
+            limits=limits,
             reading=Reading(config.max_client_mbit_s),
+            opening_memory=OpeningMemory(limits),
             timings=config.timings,
         )
+        # A connection is one client's: what it may have here, running and parked.
+        max_calls = (1 + PARKED_PER_RUNNING) * max_sessions_per_client + CALLS_BESIDE_SESSIONS
         token = config.auth_token
         self._ports = Ports(
             _SERVICE_NAME,
@@ -74,6 +83,7 @@ class CloudServer:
             registry=self.metrics.registry,
             tls=config.tls,
             interceptors=[] if token is None else [TokenInterceptor(token, on_refused=self.metrics.rejected)],
+            options=(*SERVER_OPTIONS, ("grpc.max_concurrent_streams", max_calls)),
         )
         self._watch: asyncio.Task[None] | None = None
 
