@@ -100,12 +100,16 @@ def write_metrics(path: Path, observations: Iterable[Observation]) -> None:
 
 def _make(name: str, series: Series, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
     labels = tuple(series.labels)
-    if series.kind == "gauge":
-        return Gauge(name, series.text, labels, registry=registry)
-    if series.kind == "histogram":
-        return Histogram(name, series.text, labels, buckets=series.buckets, registry=registry)
-    counter = Counter(name, series.text, labels, registry=registry)
+    made: Counter | Gauge | Histogram
+    match series.kind:
+        case "gauge":
+            return Gauge(name, series.text, labels, registry=registry)
+        case "histogram":
+            made = Histogram(name, series.text, labels, buckets=series.buckets, registry=registry)
+        case _:
+            made = Counter(name, series.text, labels, registry=registry)
     # A series that starts at 0 lets rate() see its first increment.
-    for values in itertools.product(*series.labels.values()):
-        counter.labels(*values)
-    return counter
+    if labels:
+        for values in itertools.product(*series.labels.values()):
+            made.labels(*values)
+    return made
