@@ -70,6 +70,10 @@ bench: setup  ## every published number; hours on two cores
 	$(BIN)/python -m bench.deadline
 	$(BIN)/python -m bench.shadow
 	$(BIN)/python -m bench.agent
+	$(BIN)/python -m bench.scrape
+	$(BIN)/python -m bench.codec
+	$(BIN)/python -m bench.throughput
+	$(BIN)/python -m bench.capacity
 
 SMOKE := --out out/train-smoke --batch-size 8 --sheet-pictures 8 --styles fluent,noto --groups food-drink
 train-smoke: setup  ## the training recipe end to end in miniature, a few minutes; fetches the icons with npm
