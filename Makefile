@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup  ## three prompts in every mode through the real services: out/demo/compare.png and report.json
 	@mkdir -p out/demo
-	$(BIN)/edge-client compare "red apple, fluent style" "spiral shell, blob style" "dolphin, fluent style" \
+	$(BIN)/edge-client compare --no-agent "red apple, fluent style" "spiral shell, blob style" "dolphin, fluent style" \
 	  --seed 3 -o out/demo/compare.png --report out/demo/report.json
 
 test: setup  ## the tests that CI runs: CPU only, offline, about 9 minutes

@@ -128,9 +128,11 @@ class CloudLink:
             return self._speaks_otherwise()
         told = from_status(error.code(), error.details(), error.trailing_metadata())
         if isinstance(told, Unauthenticated):
+            if not self.metadata:
+                return Unauthenticated(f"the cloud at {self.address} wants a token: give --auth-token-file")
             return Unauthenticated(f"the cloud at {self.address} refused the token: check --auth-token-file ({told})")
         if error.code() in GONE:
-            tls = "with TLS (--tls-ca)" if self._tls else "without TLS"
+            tls = "with TLS (--tls-ca)" if self._tls else "without TLS (--tls-ca turns it on)"
             return NotServing(
                 f"{otherwise} at {self.address}, asked {tls}: check the address, or start one with cloud-service serve"
             )

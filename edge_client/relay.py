@@ -106,7 +106,8 @@ class Relay:
         else:
             self._watch(link)
             num_steps = recorder.plan.num_inference_steps
-            recorder.fall_back(f"{lead.lost}: the cloud at {link.address} goes on from step {step} of {num_steps}")
+            left = f"left the cloud at {self.link.address} ({lead.lost})"
+            recorder.fall_back(f"{left}: the cloud at {link.address} goes on from step {step} of {num_steps}")
         self.link, self.cloud = link, self._lead_on(link, lead.state)
         began = time.perf_counter()
         recorder.seconds["network"] += began - lead.decided_at

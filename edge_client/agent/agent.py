@@ -114,7 +114,8 @@ class Agent:
             try:
                 await self._idle.end()
                 result, start_seconds = await self._run(ticket, began, updates)
-                outcome, observations = "done", self._client.metrics.latest
+                outcome = "fallback" if result.report["fallbacks"] else "done"
+                observations = self._client.metrics.latest
             except Exception as error:
                 outcome = type(error).__name__
                 raise

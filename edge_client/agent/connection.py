@@ -72,6 +72,8 @@ class AgentConnection:
             request = pb.AgentStatusRequest(want_prompts=want_prompts)
             status: pb.AgentStatus = await call_unary(self._stub.Status, request, timeout_seconds=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise AgentLost(f"no agent answers at {self._address}") from None
             raise AgentLost(f"what listens at {self._address} is no agent that answers ({_told(error)})") from None
         except ProtocolError as error:
             raise AgentLost(f"what listens at {self._address} is no agent ({error})") from None

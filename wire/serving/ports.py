@@ -93,7 +93,7 @@ class Ports:
                 wanted.port, addr=wanted.host, registry=self._registry
             )
         except OSError as error:
-            raise OSError(f"cannot listen on {wanted} for metrics: {error.strerror}") from error
+            raise OSError(f"cannot listen on {wanted} for metrics: {error.strerror} (--metrics-listen)") from error
         return Address(host=wanted.host, port=self._metrics_server.server_port)
 
     def _close_metrics(self) -> None:
