@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import runpy
+import signal
 import socket
 import sys
 import traceback
@@ -71,6 +72,8 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     die_with_parent()
     os.setsid()
+    # A test run in the background ignores Ctrl-C, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         os.close(descriptor)

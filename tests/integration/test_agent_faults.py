@@ -242,7 +242,8 @@ def test_agent_that_still_loads_ends_at_the_first_signal(programs: Programs) -> 
 
 def test_port_in_use_is_said_plainly(start_agent: StartAgent, programs: Programs, cloud: Cloud) -> None:
     agent = start_agent("--cloud", cloud.address)
-    second = programs.forked("edge_client", "serve", "--edge-model", str(EDGE_MODEL), "--listen", agent.address).wait()
+    ports = ("--listen", agent.address, "--metrics-listen", "127.0.0.1:0")
+    second = programs.forked("edge_client", "serve", "--edge-model", str(EDGE_MODEL), *ports).wait()
     assert second.returncode == FAILED
     assert second.stderr.splitlines()[-1].startswith(f"error: cannot listen on {agent.address}")
 
