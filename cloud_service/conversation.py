@@ -10,12 +10,10 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
-
-import grpc.aio
+from typing import Protocol, TypeVar
 
 from cloud_service.admission import check_header, check_open
-from cloud_service.clients import Reading, client_of
+from cloud_service.clients import Peer, Reading, client_of
 from cloud_service.config import LOGGER_NAME, Timings
 from cloud_service.engine import Engine, Served
 from cloud_service.metrics import Metrics
@@ -45,13 +43,19 @@ from wire.messages import (
 _log = logging.getLogger(LOGGER_NAME)
 
 _T = TypeVar("_T")
-Context: TypeAlias = "grpc.aio.ServicerContext[pb.ClientMessage, pb.ServerMessage]"
 
 # Encoding this much takes long enough (about a millisecond) to be worth a hop to another thread.
 _INLINE_BYTES = 64 * 1024
 _MAX_PENDING_CORRECTIONS = 4
 # Tensors that wait in one session's outbox, whatever credit the client grants.
 _MAX_WAITING_BYTES = 64 * 2**20
+
+
+class Answers(Peer, Protocol):
+    """Where a conversation's answers go, whatever carries them; grpc.aio's context is one."""
+
+    async def write(self, message: pb.ServerMessage, /) -> None:
+        """Send one message; returns when there is room for the next."""
 
 
 @dataclass(kw_only=True)
@@ -84,13 +88,13 @@ class Conversation:
     Args:
         service: What is shared.
         requests: What the client sends.
-        context: Where the answers go; only `run` writes to it.
+        answers: Where the answers go; only `run` writes to it.
     """
 
-    def __init__(self, service: Service, requests: AsyncIterator[pb.ClientMessage], context: Context) -> None:
+    def __init__(self, service: Service, requests: AsyncIterator[pb.ClientMessage], answers: Answers) -> None:
         self._service = service
-        self._context = context
-        self._client = client_of(context)
+        self._answers = answers
+        self._client = client_of(answers)
         self._opening: Opening | None = None
         self._incoming = self._whole_messages(requests)
         self._specs = ClientSpecs()
@@ -252,7 +256,7 @@ class Conversation:
             self._sent_bytes += piece.ByteSize()
             try:
                 async with asyncio.timeout(write_seconds):
-                    await self._context.write(piece)
+                    await self._answers.write(piece)
             except TimeoutError:
                 raise DeadlineExceeded(f"the client took no message for {write_seconds:g} s") from None
 

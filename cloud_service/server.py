@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.metadata
 import logging
-import time
 from collections.abc import Callable
 
 import grpc.aio
 
-from cloud_service.clients import Reading
+from cloud_service.backend import Backend
 from cloud_service.config import LOGGER_NAME, ServerConfig
-from cloud_service.conversation import Service
-from cloud_service.engine import Engine
-from cloud_service.metrics import Metrics
-from cloud_service.opening import OpeningMemory
-from cloud_service.registry import PARKED_PER_RUNNING, Registry
-from cloud_service.servicer import CloudDenoiser
+from cloud_service.registry import PARKED_PER_RUNNING
 from diffusion.loading import load_model
 from diffusion.model import Model
 from protos import ecdiff_v1_pb2, ecdiff_v1_pb2_grpc
 from wire.channel import SERVER_OPTIONS
-from wire.errors import ModelError
-from wire.messages import Limits
 from wire.serving.address import Address
 from wire.serving.ports import Ports
 from wire.serving.stop import Stop
@@ -45,44 +36,19 @@ class CloudServer:
     """
 
     def __init__(self, config: ServerConfig, load: Callable[[], Model]) -> None:
-        self.metrics = Metrics()
-        self.died = asyncio.Event()
+        self.backend = Backend(config, load)
         self._config = config
-        max_sessions_per_client = config.max_sessions_per_client or config.max_sessions
-        limits = Limits(max_sessions=config.max_sessions)
-        self._registry = Registry(
-            max_sessions=config.max_sessions,
-            max_sessions_per_client=max_sessions_per_client,
-            max_batch=config.max_batch,
-            metrics=self.metrics,
-        )
-        self._engine = Engine(
-            load,
-            max_batch=config.max_batch,
-            timings=config.timings,
-            metrics=self.metrics,
-            deliver=self._registry.deliver,
-            on_death=self._on_death,
-        )
-        self._service = Service(
-            engine=self._engine,
-            registry=self._registry,
-            metrics=self.metrics,
-            limits=limits,
-            reading=Reading(config.max_client_mbit_s),
-            opening_memory=OpeningMemory(limits),
-            timings=config.timings,
-        )
         # A connection is one client's: what it may have here, running and parked.
-        max_calls = (1 + PARKED_PER_RUNNING) * max_sessions_per_client + CALLS_BESIDE_SESSIONS
+        max_sessions = config.max_sessions_per_client or config.max_sessions
+        max_calls = (1 + PARKED_PER_RUNNING) * max_sessions + CALLS_BESIDE_SESSIONS
         token = config.auth_token
         self._ports = Ports(
             _SERVICE_NAME,
             listen=config.listen,
             metrics_listen=config.metrics_listen,
-            registry=self.metrics.registry,
+            registry=self.backend.metrics.registry,
             tls=config.tls,
-            interceptors=[] if token is None else [TokenInterceptor(token, on_refused=self.metrics.rejected)],
+            interceptors=[] if token is None else [TokenInterceptor(token, on_refused=self.backend.metrics.rejected)],
             options=(*SERVER_OPTIONS, ("grpc.max_concurrent_streams", max_calls)),
         )
         self._watch: asyncio.Task[None] | None = None
@@ -101,8 +67,7 @@ class CloudServer:
         return await self._ports.open(self._register)
 
     def _register(self, server: grpc.aio.Server) -> None:
-        servicer = CloudDenoiser(self._service, version=importlib.metadata.version("ecdiff"))
-        ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(servicer, server)
+        ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(self.backend.servicer, server)
 
     async def load(self) -> str:
         """Load the model and say SERVING.
@@ -115,35 +80,22 @@ class CloudServer:
             OSError: It cannot be read or fetched.
             MemoryError: There is no room for it.
         """
-        started = time.monotonic()
-        _log.info("loading", extra={"model": self._config.model})
-        self._service.served = served = await self._engine.start()
-        info = served.model.info
-        _log.info(
-            "serving",
-            extra={
-                "model": info.name,
-                "device": info.device,
-                "dtype": info.dtype,
-                "load_seconds": round(time.monotonic() - started, 3),
-            },
-        )
+        name = await self.backend.load()
         await self._ports.set_serving(True)
         self._watch = asyncio.create_task(self._watch_device())
-        return info.name
+        return name
 
     # ------------------------------------------------------------------------------ stopping
 
     async def drain(self) -> None:
         """Say NOT_SERVING, let running sessions finish within the grace period, and stop."""
-        _log.info("draining", extra={"sessions": self._registry.num_running})
+        _log.info("draining", extra={"sessions": self.backend.num_running})
         if self._watch is not None:
             self._watch.cancel()
         await self._ports.refuse()
-        await self._registry.drain(self._config.grace_seconds)
+        await self.backend.drain()
         await self._ports.close(self._config.timings.last_words_seconds)
-        if self._service.served is not None:
-            await self._engine.stop()
+        await self.backend.stop()
 
     # ------------------------------------------------------------------------------ health
 
@@ -152,19 +104,15 @@ class CloudServer:
         stuck = False
         while True:
             await asyncio.sleep(self._config.timings.watch_seconds)
-            if self._engine.stuck is stuck:
+            if self.backend.hangs is stuck:
                 continue
             stuck = not stuck
             if stuck:
-                _log.error("the device hangs", extra={"step_seconds": self._engine.step_seconds})
+                _log.error("the device hangs", extra={"step_seconds": self.backend.step_seconds})
                 await self._ports.set_serving(False)
             else:
                 _log.info("the device is back")
                 await self._ports.set_serving(True)
-
-    def _on_death(self) -> None:
-        self._registry.fail_all(ModelError("the cloud's device thread died"))
-        self.died.set()
 
 
 async def run(config: ServerConfig) -> int:
@@ -187,7 +135,7 @@ async def run(config: ServerConfig) -> int:
         stop.when_stdin_ends()
     loading = asyncio.create_task(server.load())
     stopping = asyncio.create_task(stop.requested.wait())
-    died = asyncio.create_task(server.died.wait())
+    died = asyncio.create_task(server.backend.died.wait())
     await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         _say(f"cloud-service serving {loading.result()}")
@@ -197,7 +145,7 @@ async def run(config: ServerConfig) -> int:
     else:
         loading.cancel()
     await server.drain()
-    return 1 if server.died.is_set() else stop.exit_code
+    return 1 if server.backend.died.is_set() else stop.exit_code
 
 
 def _say(line: str) -> None:

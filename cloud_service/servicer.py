@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
-
-import grpc.aio
+from typing import Protocol
 
 from cloud_service.config import LOGGER_NAME
-from cloud_service.conversation import Context, Conversation, Service
+from cloud_service.conversation import Answers, Conversation, Service
 from diffusion.predictors import PREDICTORS
 from diffusion.schedulers import SCHEDULERS
 from protos import ecdiff_v1_pb2 as pb
@@ -19,14 +17,18 @@ from wire.codecs import CODECS
 from wire.convert import encode_description
 from wire.errors import LimitExceeded
 from wire.messages import Description, Load, ModelDescription
-from wire.serving.answer import answer
+from wire.serving.answer import Ending, answer
 
 _log = logging.getLogger(LOGGER_NAME)
 _MAX_PADDING_BYTES = 2**20
 
 
+class StreamContext(Answers, Ending, Protocol):
+    """What `Denoise` needs of its call."""
+
+
 class CloudDenoiser(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
-    """The gRPC methods.
+    """The gRPC methods, over grpc.aio or whatever else carries such calls.
 
     Args:
         service: What every call shares.
@@ -37,20 +39,23 @@ class CloudDenoiser(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         self._service = service
         self._version = version
 
-    # The generated stub knows generators only; a coroutine that writes is told of a cancellation at once.
+    # The generated stubs know one kind of context, and for streams generators only; a coroutine that writes is told of
+    # a cancellation at once.
     async def Denoise(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[pb.ClientMessage], context: Context
+        self, request_iterator: AsyncIterator[pb.ClientMessage], context: StreamContext
     ) -> None:
         """Hold one generation's conversation."""
         await answer(context, _log, Conversation(self._service, request_iterator, context).run())
 
-    async def Describe(
-        self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    async def Describe(  # type: ignore[override]
+        self, request: pb.DescribeRequest, context: Ending
     ) -> pb.DescribeResponse:
         """Say what is served and how busy it is."""
         return await answer(context, _log, self._describe())
 
-    async def Probe(self, request: pb.ProbeRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.ProbeResponse:
+    async def Probe(  # type: ignore[override]
+        self, request: pb.ProbeRequest, context: Ending
+    ) -> pb.ProbeResponse:
         """Answer with time stamps, and as much padding as was asked for."""
         return await answer(context, _log, self._probe(request, received_at=stamp_seconds()))
 

@@ -117,7 +117,7 @@ class Cloud:
 
     def sample(self, name: str, **labels: str) -> float:
         """The value of one series of the service's registry."""
-        value = self.server.metrics.registry.get_sample_value(name, labels)
+        value = self.server.backend.metrics.registry.get_sample_value(name, labels)
         assert value is not None, f"no series {name} {labels}"
         return value
 

@@ -149,8 +149,8 @@ async def test_a_device_thread_that_dies_ends_its_sessions_and_says_so(monkeypat
         def break_down(**_: object) -> None:
             raise RuntimeError("nobody expects this one")
 
-        monkeypatch.setattr(cloud.server.metrics, "evaluated", break_down)
+        monkeypatch.setattr(cloud.server.backend.metrics, "evaluated", break_down)
         cloud.model.permit()
         assert "device thread" in str(await stream.error())
         async with asyncio.timeout(10):
-            await cloud.server.died.wait()
+            await cloud.server.backend.died.wait()

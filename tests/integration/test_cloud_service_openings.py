@@ -40,7 +40,7 @@ async def test_a_large_open_comes_in_however_slowly_the_service_reads_it() -> No
 async def test_unfinished_opens_hold_no_more_memory_than_one_client_may_have() -> None:
     piece = pb.ClientMessage(fragment=pb.Fragment(total_bytes=2**20, data=bytes(300_000)))
     async with running_cloud() as cloud, open_channel(cloud.address) as stub:
-        cloud.server._service.opening_memory = OpeningMemory(Limits(max_tensor_bytes=2**18))
+        cloud.server.backend._service.opening_memory = OpeningMemory(Limits(max_tensor_bytes=2**18))
         streams = [Stream(stub) for _ in range(2)]
         for stream in streams:
             await stream.send_raw(piece)
@@ -53,12 +53,12 @@ async def test_unfinished_opens_hold_no_more_memory_than_one_client_may_have() -
         for stream in streams:
             stream.call.cancel()
         async with asyncio.timeout(10):
-            while cloud.server._service.opening_memory._held_bytes:
+            while cloud.server.backend._service.opening_memory._held_bytes:
                 await asyncio.sleep(0.01)
         another = Stream(stub)
         await another.send(opening(always(2)))
         await another.receive_until(Finished)
-        assert not cloud.server._service.opening_memory._held_bytes
+        assert not cloud.server.backend._service.opening_memory._held_bytes
 
 
 async def test_a_refused_open_is_gone_at_once_without_a_garbage_collection() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Never, Protocol, TypeVar
 
+import grpc
 import grpc.aio
 
 from wire.errors import EcdiffError, to_status
@@ -14,7 +15,19 @@ from wire.errors import EcdiffError, to_status
 _T = TypeVar("_T")
 
 
-async def answer(context: grpc.aio.ServicerContext[Any, Any], log: logging.Logger, work: Coroutine[Any, Any, _T]) -> _T:
+class Ending(Protocol):
+    """How a call can end, whatever carries it; grpc.aio's context is one."""
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Never:
+        """End the call with this status."""
+
+    def cancelled(self) -> bool:
+        """Whether the other end gave it up."""
+
+
+async def answer(context: Ending, log: logging.Logger, work: Coroutine[Any, Any, _T]) -> _T:
     """Return what `work` returns, or end the call with the status of its error."""
     try:
         return await work
@@ -27,4 +40,3 @@ async def answer(context: grpc.aio.ServicerContext[Any, Any], log: logging.Logge
         log.exception("a call failed")
         code, details, metadata = to_status(EcdiffError("internal error of the service; its log says more"))
     await context.abort(code, details, metadata)
-    raise AssertionError("abort always raises")
