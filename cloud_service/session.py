@@ -116,6 +116,7 @@ class Session:
         self._timings = timings
         self._outbox = outbox
         self._decided_at = 0.0
+        self._delivered_at: dict[int, float] = {}
         self._error: EcdiffError | None = None
         self._finished = False
         self._half_closed = False
@@ -141,6 +142,7 @@ class Session:
             self.record.add(event)
             if isinstance(event, Step):
                 self.next_step = event.step_index + 1
+                self._delivered_at[event.step_index] = time.monotonic()
             elif isinstance(event, Correction):
                 self.num_pending_corrections -= 1
             self._outbox.push(event)
@@ -231,4 +233,7 @@ class Session:
     def _stamped(self, message: ServerMessage) -> ServerMessage:
         if isinstance(message, HandedOff | Finished):
             return dataclasses.replace(message, wait_seconds=time.monotonic() - self._decided_at)
+        if isinstance(message, Step):
+            delivered_at = self._delivered_at.pop(message.step_index)
+            return dataclasses.replace(message, wait_seconds=time.monotonic() - delivered_at)
         return message

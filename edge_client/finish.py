@@ -127,7 +127,7 @@ class Finish:
         in_cloud = answer.compute_seconds + answer.queue_seconds
         self._corrections.price.cloud_step_seconds = in_cloud
         self._corrections.price.rtt_seconds = max(0.0, asked_seconds - in_cloud)
-        self._recorder.corrected(step_index, waited_seconds)
+        self._recorder.corrected(step_index, waited_seconds, self._corrections.price.rtt_seconds)
         self._recorder.seconds["network"] += max(0.0, waited_seconds - in_cloud)
 
     def _note_unanswered(self, cloud: CloudLead, step_index: int) -> None:

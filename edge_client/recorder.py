@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
+from wire.clock import stamp_seconds
 from wire.messages import Correction, HandedOff, Plan, Source, Step, Totals
 from wire.tensors import CodecEvent
 
@@ -28,6 +29,9 @@ SECONDS = (
     "edge_compute",
     "decode",
 )
+
+# What the edge decides from latents that the cloud has made.
+DECISIONS = ("agreement", "handoff")
 
 
 class Traffic(Protocol):
@@ -54,6 +58,16 @@ class Snapshot:
     queue_position: int
     first_step_at: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """A decision: `made_at` by the cloud's clock, `decided_at` by this side's; the link knows the offset."""
+
+    decision: str
+    link: LinkEstimate
+    made_at: float
+    decided_at: float
 
 
 @dataclass
@@ -98,6 +112,9 @@ class Recorder:
         self._first_step = self._first_rtt = 0
         self._earlier = {"cloud_compute": 0.0, "cloud_queue": 0.0}
         self._earlier_bytes = (0, 0)
+        self._made_at: dict[int, float] = {}
+        self._decided: list[_Decided] = []
+        self._corrections_under_way: list[float] = []
 
     def next_cloud(self, step_index: int) -> None:
         """Note that another session goes on before `step_index`: what the last one did beyond it is done again."""
@@ -127,7 +144,27 @@ class Recorder:
             self.extrapolation_errors.append(step.extrapolation_error)
         if step.latents is not None and self.link.num_probes:
             self.transit_seconds.append(self.link.one_way_seconds(step.sent_at, received_at))
+        if step.latents is not None:
+            self._arrived(step.step_index + 1, step)
         self.notify()
+
+    def _arrived(self, step_index: int, message: Step | HandedOff) -> None:
+        """Note when the cloud had made the latents at `step_index`, by its clock."""
+        self._made_at[step_index] = message.sent_at - message.encode_seconds - message.wait_seconds
+
+    def decided(self, decision: str, step_index: int) -> None:
+        """Note one of `DECISIONS`, made now from the cloud's latents at `step_index`; the edge's own have no age."""
+        if step_index in self._made_at:
+            self._decided.append(_Decided(decision, self.link, self._made_at[step_index], stamp_seconds()))
+
+    @property
+    def latents_ages(self) -> dict[str, list[float]]:
+        """Seconds from when the cloud had made latents to each of the `DECISIONS` from them, and of corrections."""
+        ages: dict[str, list[float]] = {name: [] for name in DECISIONS}
+        for each in self._decided:
+            if each.link.num_probes:
+                ages[each.decision].append(each.link.one_way_seconds(each.made_at, each.decided_at))
+        return ages | {"correction": self._corrections_under_way}
 
     def edge_step(self, step_index: int) -> None:
         """Note a step of the edge model."""
@@ -145,10 +182,17 @@ class Recorder:
         self.seconds["cloud_compute"] += message.compute_seconds
         self.seconds["cloud_queue"] += message.queue_seconds
 
-    def corrected(self, step_index: int, waited_seconds: float) -> None:
-        """Note a step that ran on the cloud's answer, and how long that took beyond the edge's own evaluation."""
+    def corrected(self, step_index: int, waited_seconds: float, under_way_seconds: float) -> None:
+        """Note a step that ran on the cloud's answer.
+
+        Args:
+            step_index: Of the step.
+            waited_seconds: For the answer, beyond the edge's own evaluation.
+            under_way_seconds: There and back again, without the cloud's part.
+        """
         self.correction_steps.append(step_index)
         self.correction_seconds.append(waited_seconds)
+        self._corrections_under_way.append(under_way_seconds)
 
     def hand_off(self, reason: HandoffReason, step_index: int) -> None:
         """Note that the edge model takes over before `step_index`."""
@@ -177,6 +221,7 @@ class Recorder:
             "transit": transit,
             "edge_decode": decode_seconds,
         }
+        self._arrived(message.state.step_index, message)
 
     def cloud_totals(self, totals: Totals) -> None:
         """Take over the present cloud's own account of its time."""

@@ -100,6 +100,7 @@ class Shadow:
         disagreement = sum(measured) / len(measured)
         self._recorder.shadowed(step.step_index, disagreement)
         if self._agreement is not None:
+            self._recorder.decided("agreement", step.step_index + 1)
             self._agreement.observe(step.step_index, disagreement)
 
 

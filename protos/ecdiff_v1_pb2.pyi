@@ -766,6 +766,7 @@ class Step(_message.Message):
     PREDICTION_FIELD_NUMBER: _builtins.int
     ENCODE_SECONDS_FIELD_NUMBER: _builtins.int
     SENT_AT_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
     step_index: _builtins.int
     source: Global___Source.ValueType
     extrapolation_error: _builtins.float
@@ -776,6 +777,8 @@ class Step(_message.Message):
     encode_seconds: _builtins.float
     sent_at: _builtins.float
     """server's wall clock, only to be used with the estimated offset"""
+    wait_seconds: _builtins.float
+    """end of the step to encoding: no credit, or the writer was busy"""
     @_builtins.property
     def latents(self) -> Global___Tensor: ...
     @_builtins.property
@@ -797,10 +800,11 @@ class Step(_message.Message):
         prediction: Global___Tensor | None = ...,
         encode_seconds: _builtins.float = ...,
         sent_at: _builtins.float = ...,
+        wait_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "latents_before", b"latents_before", "prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "encode_seconds", b"encode_seconds", "extrapolation_error", b"extrapolation_error", "latents", b"latents", "latents_before", b"latents_before", "prediction", b"prediction", "queue_seconds", b"queue_seconds", "sent_at", b"sent_at", "source", b"source", "step_index", b"step_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "encode_seconds", b"encode_seconds", "extrapolation_error", b"extrapolation_error", "latents", b"latents", "latents_before", b"latents_before", "prediction", b"prediction", "queue_seconds", b"queue_seconds", "sent_at", b"sent_at", "source", b"source", "step_index", b"step_index", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

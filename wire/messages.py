@@ -307,6 +307,7 @@ class Step:
     latents: Array | None = None
     latents_before: Array | None = None
     prediction: Array | None = None
+    wait_seconds: float = 0.0
     encode_seconds: float = 0.0
     sent_at: float = 0.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -107,12 +108,16 @@ async def test_credits_gate_tensors_but_never_headers() -> None:
         # Step 2 waits with its tensors for a credit; it goes as a header when step 3 takes its place.
         cloud.model.permit()
         received.append((await stream.receive_until(Step))[-1])
+        await asyncio.sleep(0.1)
         await stream.send(Credit(count=1))
         received.append((await stream.receive_until(Step))[-1])
         cloud.model.run_freely()
         received += (await stream.receive_until(Finished))[:-1]
         assert [step.step_index for step in received] == list(range(8))
         assert [step.latents is not None for step in received] == [True, True, False, True] + 4 * [False]
+        # So the edge can tell how old they are.
+        assert received[3].wait_seconds > 0.1
+        assert received[0].wait_seconds < received[3].wait_seconds
 
 
 async def test_an_edge_without_credit_still_gets_the_handoff_latents() -> None:

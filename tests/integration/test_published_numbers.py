@@ -126,6 +126,10 @@ def check_report(result: GenerationResult) -> None:
     assert stages["transit"] > 0.5 * LATENCY_SECONDS
     assert report["seconds"]["handoff"] == pytest.approx(stages["total"], abs=1e-5)
     assert report["seconds"]["network"] > LATENCY_SECONDS
+    ages = network["latents_age_seconds"]
+    assert ages["handoff"] == pytest.approx(stages["total"], abs=0.05)
+    assert ages["agreement"] is None
+    assert ages["correction"] is None
     assert len(report["extrapolation_error"]) == PREDICTABLE
     assert report["bytes"]["latents_wire"] == report["bytes"]["latents_raw"]
 

@@ -185,6 +185,7 @@ def _encode_step(message: Step, writer: TensorWriter) -> pb.Step:
         extrapolation_error=_NO_EXTRAPOLATION_ERROR if error is None else error,
         compute_seconds=message.compute_seconds,
         queue_seconds=message.queue_seconds,
+        wait_seconds=message.wait_seconds,
     )
     started = time.perf_counter()
     if message.latents is not None:
@@ -209,6 +210,7 @@ def _decode_step(message: pb.Step, reader: TensorReader) -> Step:
         else checks.number(error, "extrapolation_error", low=0),
         compute_seconds=_seconds(message.compute_seconds, "compute_seconds"),
         queue_seconds=_seconds(message.queue_seconds, "queue_seconds"),
+        wait_seconds=_seconds(message.wait_seconds, "wait_seconds"),
         encode_seconds=_seconds(message.encode_seconds, "encode_seconds"),
         sent_at=checks.number(message.sent_at, "sent_at"),
         latents=reader.latents(message.latents, "latents") if message.HasField("latents") else None,

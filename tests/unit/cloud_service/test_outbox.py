@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ async def test_silence_is_filled_with_heartbeats() -> None:
     assert await anext(messages) == Heartbeat(queue_position=3, step_index=0)
     one.deliver(step(0))
     one.deliver(step(1))
-    assert await anext(messages) == Step(step_index=0, source=Source.CLOUD)
+    assert dataclasses.replace(await anext(messages), wait_seconds=0.0) == Step(step_index=0, source=Source.CLOUD)
     assert await anext(messages) == Heartbeat(queue_position=3, step_index=2)
 
 
@@ -150,7 +151,7 @@ async def test_what_waits_is_sent_before_the_error() -> None:
     one.deliver(step(0))
     one.deliver(ModelError("no more"))
     messages = one.messages()
-    assert await anext(messages) == Step(step_index=0, source=Source.CLOUD)
+    assert dataclasses.replace(await anext(messages), wait_seconds=0.0) == Step(step_index=0, source=Source.CLOUD)
     with pytest.raises(ModelError, match="no more"):
         await anext(messages)
 
@@ -169,6 +170,16 @@ async def test_a_handoff_tells_how_long_it_waited() -> None:
     assert isinstance(message, HandedOff)
     assert message.wait_seconds >= 0.02
     assert one.parked
+
+
+async def test_a_step_tells_how_long_it_waited() -> None:
+    one = new_session()
+    one.deliver(step(0))
+    await asyncio.sleep(0.02)
+    one.grant(1)
+    message = await anext(one.messages())
+    assert isinstance(message, Step)
+    assert message.wait_seconds >= 0.02
 
 
 def test_corrections_may_come_as_soon_as_the_plans_last_step_is_known() -> None:

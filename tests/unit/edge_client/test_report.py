@@ -14,6 +14,7 @@ from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate, ProbeSample
 from orchestrator.plan import PlanOptions
+from wire.clock import stamp_seconds
 from wire.messages import HandedOff, Source, State, Step, Totals
 
 
@@ -58,6 +59,28 @@ def test_transit_is_measured_with_the_clock_offset_taken_off() -> None:
     latents = np.zeros((1, 4, 2, 2), np.float32)
     run.cloud_step(Step(step_index=0, source=Source.CLOUD, latents=latents, sent_at=1020.0), received_at=20.05)
     assert run.transit_seconds == pytest.approx([0.05])
+
+
+def test_age_of_latents_runs_from_the_end_of_the_clouds_step_to_the_decision() -> None:
+    run = recorder()
+    run.link.add_probe(ProbeSample(t0=10.0, t1=1010.01, t2=1010.01, t3=10.02))
+    latents, now = np.zeros((1, 4, 2, 2), np.float32), stamp_seconds()
+    waited = {"wait_seconds": 0.5, "encode_seconds": 0.25}
+    for index, age in enumerate((3.0, 2.0)):
+        # The cloud's clock is 1000 s ahead; a tenth of a second on the way.
+        step = Step(step_index=index, source=Source.CLOUD, latents=latents, sent_at=now + 999.9 - age, **waited)
+        run.cloud_step(step, received_at=now - age)
+    run.decided("agreement", 1)
+    run.decided("agreement", 2)
+    run.decided("handoff", 2)
+    run.decided("handoff", 0)  # the start of the trajectory, which nobody made
+    ages = make_report(run)["network"]["latents_age_seconds"]
+    assert ages == {
+        "agreement": pytest.approx(3.85, abs=0.5),
+        "handoff": pytest.approx(2.85, abs=0.5),
+        "correction": None,
+    }
+    assert ages["agreement"] - ages["handoff"] == pytest.approx(1.0, abs=0.5)
 
 
 def test_handoff_stages_come_from_where_they_happen() -> None:

@@ -169,6 +169,7 @@ SERVER_MESSAGES = (
         extrapolation_error=0.01,
         compute_seconds=0.25,
         queue_seconds=0.5,
+        wait_seconds=0.0625,
         latents=gaussian(),
         latents_before=gaussian(seed=4),
         prediction=gaussian(seed=5),
