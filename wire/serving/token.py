@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -15,16 +15,28 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
+def check_token(token: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Let a call with `authorization: Bearer TOKEN` in its metadata pass; compared in constant time.
+
+    Raises:
+        Unauthenticated: It has another, or none.
+    """
+    given = next((value for key, value in metadata if key == "authorization"), "")
+    given_bytes = given.encode() if isinstance(given, str) else given
+    if not hmac.compare_digest(given_bytes, f"Bearer {token}".encode()):
+        raise Unauthenticated("wrong token" if given else "this service wants a token: say --auth-token-file")
+
+
 class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without `authorization: Bearer TOKEN`.
 
     Args:
-        token: The secret; compared in constant time.
+        token: The secret.
         on_refused: Called with the error of each refused call.
     """
 
     def __init__(self, token: str, *, on_refused: Callable[[Unauthenticated], None]) -> None:
-        self._expected = f"Bearer {token}".encode()
+        self._token = token
         self._on_refused = on_refused
 
     async def intercept_service(
@@ -34,15 +46,14 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     ) -> _Handler | None:
         """Return the method's own handler, or one of the same kind that refuses."""
         handler = await continuation(handler_call_details)
-        given = next(
-            (value for key, value in handler_call_details.invocation_metadata or () if key == "authorization"), ""
-        )
-        given_bytes = given.encode() if isinstance(given, str) else given
-        if handler_call_details.method.startswith(_HEALTH_PREFIX) or hmac.compare_digest(given_bytes, self._expected):
+        if handler_call_details.method.startswith(_HEALTH_PREFIX):
             return handler
-        error = Unauthenticated("wrong token" if given else "this service wants a token: say --auth-token-file")
-        self._on_refused(error)
-        return _refusing(handler, error)
+        try:
+            check_token(self._token, handler_call_details.invocation_metadata or ())
+        except Unauthenticated as error:
+            self._on_refused(error)
+            return _refusing(handler, error)
+        return handler
 
 
 def _refusing(handler: _Handler | None, error: Unauthenticated) -> _Handler:
