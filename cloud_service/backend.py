@@ -33,13 +33,15 @@ class Backend:
     Attributes:
         metrics: What it counts.
         servicer: Its methods; they refuse until the model is loaded.
-        died: Set when the device thread has ended by an error of its own.
+        died: Set when the device thread has ended by an error of its own, or hangs for good.
     """
 
     def __init__(self, config: ServerConfig, load: Callable[[], Model]) -> None:
         self.metrics = Metrics()
         self.died = asyncio.Event()
         self._config = config
+        self._watch: asyncio.Task[None] | None = None
+        self._ends_at = 0.0
         limits = Limits(max_sessions=config.max_sessions)
         self._registry = Registry(
             max_sessions=config.max_sessions,
@@ -80,6 +82,7 @@ class Backend:
         started = time.monotonic()
         _log.info("loading", extra={"model": self._config.model})
         self._service.served = served = await self._engine.start()
+        self._watch = asyncio.create_task(self._watch_device())
         info = served.model.info
         _log.info(
             "serving",
@@ -95,26 +98,53 @@ class Backend:
     @property
     def hangs(self) -> bool:
         """Whether the device has been at one forward pass for far longer than any should take."""
-        return self._engine.stuck
-
-    @property
-    def step_seconds(self) -> float:
-        """Moving average of one evaluation, 0 while loading."""
-        return self._engine.step_seconds
+        return self._registry.hangs
 
     @property
     def num_running(self) -> int:
         """Sessions that hold one of the `max_sessions` places."""
         return self._registry.num_running
 
+    async def _watch_device(self) -> None:
+        """Tell of a device that hangs, and give up one that does not come back within as long again.
+
+        Looks are counted and not seconds: a pause of this very process is no hang of its device.
+        """
+        watch_seconds = self._config.timings.watch_seconds
+        busy_since, busy_seconds = None, 0.0
+        while not self.died.is_set():
+            await asyncio.sleep(watch_seconds)
+            is_same_pass = busy_since is not None and self._engine.busy_since == busy_since
+            busy_since, busy_seconds = self._engine.busy_since, busy_seconds + watch_seconds if is_same_pass else 0.0
+            self._set_hanging(busy_seconds > self._engine.stuck_seconds)
+            if busy_seconds > 2 * self._engine.stuck_seconds:
+                _log.error("the device does not come back")
+                self.died.set()
+
+    def _set_hanging(self, hangs: bool) -> None:
+        if hangs and not self.hangs:
+            _log.error("the device hangs", extra={"step_seconds": self._engine.step_seconds})
+        elif self.hangs and not hangs:
+            _log.info("the device is back")
+        self._registry.set_hanging(hangs)
+
     async def drain(self) -> None:
-        """Let nobody in, and let running sessions finish within the grace period."""
-        await self._registry.drain(self._config.grace_seconds)
+        """Let nobody in, and let running sessions finish.
+
+        Those that are not done near the end of the grace period end then, while their clients can still be told: they
+        go on elsewhere. With a device that died none can finish, and there is nothing to wait for.
+        """
+        if self._watch is not None:
+            self._watch.cancel()
+        grace_seconds = 0.0 if self.died.is_set() else self._config.grace_seconds
+        self._ends_at = time.monotonic() + grace_seconds
+        await self._registry.drain(grace_seconds - min(self._config.timings.last_words_seconds, grace_seconds / 2))
 
     async def stop(self) -> None:
-        """End the device thread."""
+        """End the device thread, with what is left of the grace period for its last step."""
         if self._service.served is not None:
-            await self._engine.stop()
+            left_seconds = self._ends_at - time.monotonic()
+            await self._engine.stop(max(left_seconds, self._config.timings.last_words_seconds))
 
     def _on_death(self) -> None:
         self._registry.fail_all(ModelError("the cloud's device thread died"))

@@ -25,8 +25,8 @@ class Timings:
         watch_seconds: From one look at whether the device hangs to the next.
         stuck_seconds: One forward pass that takes longer than this, and than `stuck_steps`, hangs.
         stuck_steps: In evaluations, as long as they take at present.
-        join_seconds: For the device thread to end; one that hangs is left behind.
-        last_words_seconds: For the last messages and the statuses to be taken, once the sessions have ended.
+        last_words_seconds: The end of the grace period: for the last messages and statuses to be taken, once the
+            sessions have ended, and for the device thread to end.
 
     Raises:
         ValueError: Unless every one is positive and finite.
@@ -39,7 +39,6 @@ class Timings:
     watch_seconds: float = 1.0
     stuck_seconds: float = 60.0
     stuck_steps: int = 50
-    join_seconds: float = 10.0
     last_words_seconds: float = 2.0
 
     def __post_init__(self) -> None:
@@ -65,7 +64,7 @@ class ServerConfig:
         tls: None for plaintext.
         auth_token: None lets everyone in.
         allow_plaintext_token: Whether the token may cross a network in the clear.
-        grace_seconds: How long running sessions may go on after SIGTERM.
+        grace_seconds: From SIGTERM to the end of the process; running sessions have most of it.
         exit_with_stdin: Whether the end of standard input ends the service.
         timings: How long it waits, and for what; not on the command line.
     """

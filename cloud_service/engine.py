@@ -63,7 +63,7 @@ class Engine:
     Args:
         load: Loads the model; called on the device thread.
         max_batch: Most sessions in one forward pass.
-        timings: When the device hangs, and how long to wait for its end.
+        timings: When the device hangs.
         metrics: Where steps are counted.
         deliver: Takes events, `(session_id, event)` in order, on the event loop.
         on_death: Called on the event loop when the device thread ends by an error of its own; no session
@@ -140,17 +140,20 @@ class Engine:
         return self._worker.step_seconds if self._worker else 0.0
 
     @property
-    def stuck(self) -> bool:
-        """Whether the device has been at one forward pass for far longer than any should take."""
-        busy_since = self._worker.busy_since if self._worker else None
-        limit_seconds = max(self._timings.stuck_seconds, self._timings.stuck_steps * self.step_seconds)
-        return busy_since is not None and time.monotonic() - busy_since > limit_seconds
+    def busy_since(self) -> float | None:
+        """When the forward pass that runs began, `time.monotonic()` seconds; None while none runs."""
+        return self._worker.busy_since if self._worker else None
 
-    async def stop(self) -> None:
-        """End the device thread after the step that it is in; leave one that hangs behind."""
+    @property
+    def stuck_seconds(self) -> float:
+        """A forward pass that takes longer than this hangs."""
+        return max(self._timings.stuck_seconds, self._timings.stuck_steps * self.step_seconds)
+
+    async def stop(self, wait_seconds: float) -> None:
+        """End the device thread after its step; leave one behind that takes longer than `wait_seconds`."""
         self._stopping = True
         self._commands.put(lambda _worker: None)
-        await asyncio.to_thread(self._thread.join, self._timings.join_seconds)
+        await asyncio.to_thread(self._thread.join, wait_seconds)
 
     # ------------------------------------------------------------------------------ device thread
 
@@ -174,7 +177,7 @@ class Engine:
                 while not self._stopping:
                     self._take_commands(self._worker, outgoing)
                     self._worker.turn()
-            except Exception:
+            except BaseException:  # whatever it is: a device that nobody runs any more must be told of
                 _log.exception("the device thread died")
                 self._loop.call_soon_threadsafe(self._on_death)
 

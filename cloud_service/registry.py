@@ -11,6 +11,7 @@ from wire.errors import Busy, EcdiffError, NotServing
 
 # A parked session holds its conditioning and no place on the device, so more of them fit.
 PARKED_PER_RUNNING = 4
+_HANGS = "the cloud's device hangs"
 _MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.1, 30.0
 
 
@@ -22,6 +23,9 @@ class Registry:
         max_sessions_per_client: Most of these that are one client's; of its parked ones in proportion.
         max_batch: Most sessions in one forward pass.
         metrics: Where the number of sessions is shown.
+
+    Attributes:
+        hangs: Whether the device does.
     """
 
     def __init__(self, *, max_sessions: int, max_sessions_per_client: int, max_batch: int, metrics: Metrics) -> None:
@@ -31,6 +35,7 @@ class Registry:
         self._metrics = metrics
         self._sessions: dict[str, Session] = {}
         self._draining = False
+        self.hangs = False
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -47,11 +52,13 @@ class Registry:
             step_seconds: What an evaluation takes at present, for the advice to whom is refused.
 
         Raises:
-            NotServing: The service is draining.
+            NotServing: The service is draining, or its device hangs.
             Busy: All places are taken, or all that one client may have.
         """
         if self._draining:
             raise NotServing("the service is shutting down")
+        if self.hangs:
+            raise NotServing(_HANGS)
         if self.num_running >= self._max_sessions:
             raise Busy(f"all {self._max_sessions} places are taken", self._retry_after_seconds(step_seconds))
         own = sum(not each.parked for each in self._sessions.values() if each.client == session.client)
@@ -94,6 +101,12 @@ class Registry:
                 await self._empty.wait()
         except TimeoutError:
             self.fail_all(NotServing("the service is shutting down"))
+
+    def set_hanging(self, hangs: bool) -> None:
+        """Let nobody in while the device hangs, and let those who wait for it go on elsewhere."""
+        if hangs and not self.hangs:
+            self.fail_all(NotServing(_HANGS))
+        self.hangs = hangs
 
     def fail_all(self, error: EcdiffError) -> None:
         """End every session with `error`."""

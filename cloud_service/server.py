@@ -88,31 +88,24 @@ class CloudServer:
     # ------------------------------------------------------------------------------ stopping
 
     async def drain(self) -> None:
-        """Say NOT_SERVING, let running sessions finish within the grace period, and stop."""
+        """Say NOT_SERVING, let running sessions finish, and stop, all within the grace period."""
         _log.info("draining", extra={"sessions": self.backend.num_running})
         if self._watch is not None:
             self._watch.cancel()
         await self._ports.refuse()
         await self.backend.drain()
-        await self._ports.close(self._config.timings.last_words_seconds)
-        await self.backend.stop()
+        await asyncio.gather(self._ports.close(self._config.timings.last_words_seconds), self.backend.stop())
 
     # ------------------------------------------------------------------------------ health
 
     async def _watch_device(self) -> None:
         """Say NOT_SERVING while the device hangs: the event loop lives on and would heartbeat for ever."""
-        stuck = False
+        said = False
         while True:
             await asyncio.sleep(self._config.timings.watch_seconds)
-            if self.backend.hangs is stuck:
-                continue
-            stuck = not stuck
-            if stuck:
-                _log.error("the device hangs", extra={"step_seconds": self.backend.step_seconds})
-                await self._ports.set_serving(False)
-            else:
-                _log.info("the device is back")
-                await self._ports.set_serving(True)
+            if self.backend.hangs is not said:
+                said = self.backend.hangs
+                await self._ports.set_serving(not said)
 
 
 async def run(config: ServerConfig) -> int:
@@ -120,7 +113,7 @@ async def run(config: ServerConfig) -> int:
 
     Returns:
         The process's exit code: 0 after SIGTERM or the end of standard input, 130 after SIGINT, 1 when the
-        device thread died.
+        device thread died, or hangs for good.
 
     Raises:
         OSError: A port or the model cannot be had.

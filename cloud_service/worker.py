@@ -136,11 +136,14 @@ class Worker:
         started = time.monotonic()
         try:
             predictions = self._model.evaluate([generation.evaluation() for generation in batch])
-        except Exception as error:
+        except BaseException as error:
             if len(batch) == 1:
                 self._fail(batch[0], error)
                 return
-            # One request is to blame, or the batch was too large: each alone shows which.
+            predictions = None
+        if predictions is None:
+            # One request is to blame, or the batch was too large: each alone shows which. Here and not in the handler:
+            # the error holds the failed pass's tensors for as long as it is handled.
             for generation in batch:
                 self._evaluate([generation])
             return
@@ -153,10 +156,13 @@ class Worker:
     # ------------------------------------------------------------------------------ results
 
     def _attempt(self, generation: Generation, work: Callable[[], list[SessionEvent]]) -> None:
-        """Do one session's work; its failure ends that session and no other."""
+        """Do one session's work; its failure ends that session and no other.
+
+        That takes in what is no Exception: a panic of the tokenizer's Rust is none.
+        """
         try:
             events = work()
-        except Exception as error:
+        except BaseException as error:
             self._fail(generation, error)
             return
         for event in events:
@@ -176,7 +182,7 @@ class Worker:
             case Correction():
                 self._metrics.correction("answered")
 
-    def _fail(self, generation: Generation, error: Exception) -> None:
+    def _fail(self, generation: Generation, error: BaseException) -> None:
         del self._generations[generation.session_id]
         for _ in range(generation.num_pending_corrections):
             self._metrics.correction("failed")
@@ -186,14 +192,14 @@ class Worker:
         self._outgoing.put(generation.session_id, error)
 
 
-def ran_out_of_memory(error: Exception) -> bool:
+def ran_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that a tensor found no room; on a CPU torch has no class for that, only words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_ROOM)
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: BaseException) -> str:
     if ran_out_of_memory(error):
         return "the cloud model ran out of memory"
     first_line = str(error).partition("\n")[0]

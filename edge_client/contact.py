@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +14,7 @@ from edge_client.orchestrator_link import OrchestratorLink
 from edge_client.recorder import Recorder
 from edge_client.request import REMOTE_WAIT_SECONDS
 from wire.credentials import Credentials
-from wire.errors import EcdiffError
+from wire.errors import EcdiffError, NotServing
 
 # A service of our own may be downloading its model; its end is noticed at once.
 OWN_WAIT_SECONDS = 3600.0
@@ -161,10 +162,17 @@ class CloudContact:
         return self.link
 
     async def _connect(self, addresses: tuple[str, ...], recorder: Recorder) -> CloudLink:
-        link = await CloudLink.connect(addresses, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
+        link = await self._connect_to_first(addresses)
         if link.address != addresses[0]:
             recorder.warn(f"{addresses[0]} does not serve; using the cloud at {link.address}")
         return link
+
+    async def _connect_to_first(self, addresses: tuple[str, ...]) -> CloudLink:
+        """Return a link to the first that serves; one that loads or drains is waited for where no other serves."""
+        if len(addresses) > 1:
+            with contextlib.suppress(NotServing):
+                return await CloudLink.connect(addresses, self._credentials, wait_seconds=0.0)
+        return await CloudLink.connect(addresses, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
 
     async def _connect_to_own(self, local: LocalCloud, recorder: Recorder) -> CloudLink:
         """Wait for the service to load its model, or to say why it cannot."""

@@ -110,26 +110,32 @@ async def health_becomes(address: Address, status: int) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_device_that_hangs_is_not_serving_until_it_is_back(
+async def test_a_device_that_hangs_ends_its_sessions_and_lets_nobody_in_until_it_is_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER_NAME)
-    timings = Timings(watch_seconds=0.02, stuck_seconds=0.3, stuck_steps=1)
+    timings = Timings(watch_seconds=0.02, stuck_seconds=2.0, stuck_steps=1)
     async with running_cloud(timings=timings) as cloud, open_channel(cloud.address) as stub:
         cloud.model.pace()
-        stream = Stream(stub)
+        stream, newcomer, later = Stream(stub), Stream(stub), Stream(stub)
         await stream.send(opening(always(2)))
         await cloud.model.begun(1)
         await health_becomes(cloud.address, NOT_SERVING)
+        assert isinstance(await stream.error(), NotServing)
+        await newcomer.send(opening(always(2)))
+        assert isinstance(await newcomer.error(), NotServing)
         cloud.model.run_freely()
-        await stream.receive_steps()
         await health_becomes(cloud.address, SERVING)
+        await later.send(opening(always(2)))
+        _, steps, _ = await later.receive_steps()
+        assert len(steps) == 2  # and nothing that the device was late with
         words = [record.getMessage() for record in caplog.records if record.name == LOGGER_NAME]
         assert [each for each in words if "the device" in each] == ["the device hangs", "the device is back"]
+        assert not cloud.server.backend.died.is_set()
 
 
 async def test_a_device_that_hangs_does_not_keep_the_service_from_ending() -> None:
-    async with running_cloud(timings=Timings(join_seconds=0.1)) as cloud, open_channel(cloud.address) as stub:
+    async with running_cloud(timings=Timings(last_words_seconds=0.1)) as cloud, open_channel(cloud.address) as stub:
         cloud.model.pace()
         stream = Stream(stub)
         await stream.send(opening(always(2)))
