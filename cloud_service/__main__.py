@@ -61,6 +61,13 @@ Ask it from elsewhere with `edge-client probe --cloud HOST:PORT`.
 )
 @click.option("--max-batch", type=click.IntRange(1), default=4, show_default=True, help="Sessions in one forward pass.")
 @click.option(
+    "--compile",
+    "compile_steps",
+    is_flag=True,
+    help="Compile the model before serving, on cuda into captured graphs: takes minutes and a C++ compiler. Pictures "
+    "of another size than the model's default run uncompiled.",
+)
+@click.option(
     "--max-sessions", type=click.IntRange(1), default=16, show_default=True, help="Sessions that run at once."
 )
 @click.option(

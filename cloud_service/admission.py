@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-from cloud_service.engine import Served
 from cloud_service.request import Request
+from cloud_service.warm_up import Served
 from diffusion.predictors import COMPANIONS, Predictor, make_predictor
 from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
 from diffusion.tensors import from_array

@@ -52,6 +52,7 @@ class Backend:
         self._engine = Engine(
             load,
             max_batch=config.max_batch,
+            compile_steps=config.compile_steps,
             timings=config.timings,
             metrics=self.metrics,
             deliver=self._registry.deliver,

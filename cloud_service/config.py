@@ -58,6 +58,7 @@ class ServerConfig:
         device: auto, cpu or cuda.
         dtype: auto, float32, float16 or bfloat16.
         max_batch: Most sessions in one forward pass.
+        compile_steps: Whether to compile the model for batches of up to `max_batch` sessions before serving.
         max_sessions: Most sessions that run at a time.
         max_sessions_per_client: Most of these that are one client's; None: all of them.
         max_client_mbit_s: How fast one client's messages are read, over all its sessions; None: as they come.
@@ -75,6 +76,7 @@ class ServerConfig:
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 4
+    compile_steps: bool = False
     max_sessions: int = 16
     max_sessions_per_client: int | None = None
     max_client_mbit_s: float | None = None

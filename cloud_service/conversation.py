@@ -15,13 +15,14 @@ from typing import Protocol, TypeVar
 from cloud_service.admission import check_header, check_open
 from cloud_service.clients import Peer, Reading, client_of
 from cloud_service.config import LOGGER_NAME, Timings
-from cloud_service.engine import Engine, Served
+from cloud_service.engine import Engine
 from cloud_service.metrics import Metrics
 from cloud_service.opening import Opening, OpeningMemory
 from cloud_service.outbox import Outbox, tensor_bytes
 from cloud_service.registry import Registry
 from cloud_service.request import Request
 from cloud_service.session import Session
+from cloud_service.warm_up import Served
 from protos import ecdiff_v1_pb2 as pb
 from wire.clock import stamp_seconds
 from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_server

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from cloud_service.config import LOGGER_NAME, Timings
-from cloud_service.memory import BatchCost, DeviceMemory, device_memory, measure_batches
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.session import SessionEvent
+from cloud_service.warm_up import Served, warm_up
 from cloud_service.worker import Worker, ran_out_of_memory
-from diffusion.model import Evaluation, Model
+from diffusion.model import Model
 from wire.messages import Correct
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -27,34 +25,6 @@ _log = logging.getLogger(LOGGER_NAME)
 Deliver = Callable[[list[tuple[str, SessionEvent]]], None]
 # Results of cheap steps share a wake-up of the event loop, but none waits longer than this for company.
 _MAX_HELD_SECONDS = 0.005
-# Warming up evaluates once more where that takes less than this: the first evaluation pays for lazy starts.
-_CHEAP_SECONDS = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Served:
-    """The loaded model, and what only a run shows of it.
-
-    Attributes:
-        model: Its methods that compute belong to the device thread; the event loop may read its facts.
-        embeds_shape: `[1, L, D]` of an encoded prompt.
-        step_seconds: One evaluation at the default size.
-        memory: Where forward passes live; None where nobody can say what it has.
-        batch_cost: What a batch takes of it; None where nobody can say.
-    """
-
-    model: Model
-    embeds_shape: tuple[int, ...]
-    step_seconds: float
-    memory: DeviceMemory | None
-    batch_cost: BatchCost | None
-
-    def has_room_for(self, latents_shape: tuple[int, ...]) -> bool:
-        """Whether a forward pass over latents `[B, C, H, W]` finds room, by what the default size took."""
-        if self.memory is None or self.batch_cost is None:
-            return True
-        default = math.prod(self.model.latents_shape(0, 0, 1))
-        return self.batch_cost.fits(math.prod(latents_shape) / default, self.memory)
 
 
 class Engine:
@@ -63,6 +33,7 @@ class Engine:
     Args:
         load: Loads the model; called on the device thread.
         max_batch: Most sessions in one forward pass.
+        compile_steps: Whether to compile the model's steps before the first session.
         timings: When the device hangs.
         metrics: Where steps are counted.
         deliver: Takes events, `(session_id, event)` in order, on the event loop.
@@ -75,6 +46,7 @@ class Engine:
         load: Callable[[], Model],
         *,
         max_batch: int,
+        compile_steps: bool,
         timings: Timings,
         metrics: Metrics,
         deliver: Deliver,
@@ -82,6 +54,7 @@ class Engine:
     ) -> None:
         self._load = load
         self._max_batch = max_batch
+        self._compile_steps = compile_steps
         self._timings = timings
         self._metrics = metrics
         self._deliver = deliver
@@ -160,7 +133,7 @@ class Engine:
     def _run(self, ready: asyncio.Future[Served]) -> None:
         with torch.inference_mode():
             try:
-                served = warm_up(self._load(), max_batch=self._max_batch)
+                served = warm_up(self._load(), max_batch=self._max_batch, compile_steps=self._compile_steps)
             except Exception as error:
                 self._loop.call_soon_threadsafe(_settle, ready, _loading_error(error))
                 return
@@ -227,42 +200,6 @@ def _settle(ready: asyncio.Future[Served], outcome: Served | Exception) -> None:
         ready.set_exception(outcome)
     else:
         ready.set_result(outcome)
-
-
-def warm_up(model: Model, *, max_batch: int) -> Served:
-    """Encode an empty prompt and evaluate at the default size, so that the first client pays for no lazy start.
-
-    Raises:
-        MemoryError: A batch of `max_batch` sessions does not fit.
-    """
-    conditioning = model.encode_prompt("", guided=True)
-    latents = torch.zeros(model.latents_shape(0, 0, 1), device=model.device, dtype=model.dtype)
-    evaluation = Evaluation(latents=latents, timestep=1.0, conditioning=conditioning, guidance_scale=2.0)
-    memory = device_memory(model.device)
-    cost = None
-    if memory is not None:
-        cost = measure_batches(lambda size: _evaluate(model, [evaluation] * size), memory, max_batch=max_batch)
-    step_seconds = _timed(model, evaluation)
-    if step_seconds < _CHEAP_SECONDS:
-        step_seconds = _timed(model, evaluation)
-    return Served(
-        model=model,
-        embeds_shape=tuple(conditioning.prompt_embeds.shape),
-        step_seconds=step_seconds,
-        memory=memory,
-        batch_cost=cost,
-    )
-
-
-def _timed(model: Model, evaluation: Evaluation) -> float:
-    started = time.monotonic()
-    _evaluate(model, [evaluation])
-    return time.monotonic() - started
-
-
-def _evaluate(model: Model, evaluations: list[Evaluation]) -> None:
-    # A GPU answers before it is done; a number has to wait.
-    model.evaluate(evaluations)[-1].sum().item()
 
 
 def _loading_error(error: Exception) -> Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class DeviceMemory(Protocol):
     def used_bytes(self) -> int:
         """Return what it holds now."""
 
+    def kept_bytes(self) -> int:
+        """Return what it holds for good: not what an allocator could give back."""
+
     def forget_peak(self) -> None:
         """Begin a new measurement of the peak."""
 
@@ -45,6 +49,11 @@ class CudaMemory:
     def used_bytes(self) -> int:
         """Return what tensors hold."""
         return torch.cuda.memory_allocated(self._device)
+
+    def kept_bytes(self) -> int:
+        """Return what tensors and captured graphs hold; of the latter torch says so only by keeping it in reserve."""
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved(self._device)
 
     def forget_peak(self) -> None:
         """Begin a new measurement of the peak."""
@@ -71,6 +80,10 @@ class HostMemory:
     def used_bytes(self) -> int:
         """Return the resident set."""
         return _field(Path("/proc/self/status"), "VmRSS")
+
+    def kept_bytes(self) -> int:
+        """Return the resident set: nobody can say what of it could be given back."""
+        return self.used_bytes()
 
     def forget_peak(self) -> None:
         """Begin a new measurement of the peak.
@@ -111,6 +124,10 @@ class BatchCost:
     held_bytes: int
     first_bytes: int
     more_bytes: float
+
+    def beside(self, more_bytes: int) -> BatchCost:
+        """Return what they take when the process holds so much more for good."""
+        return dataclasses.replace(self, held_bytes=self.held_bytes + more_bytes)
 
     def of(self, num_sessions: float) -> float:
         """Return what a batch takes; a picture of another size counts as that many of the default one."""

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion.compiled import OnSize
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
@@ -121,6 +123,20 @@ class Model(Protocol):
 
         Returns:
             For each evaluation the guided prediction `[B, C, H, W]`, float32, of `info.prediction_type`.
+        """
+
+    def compile(self, sizes: Sequence[int], *, on_size: OnSize) -> None:
+        """Compile the network for pictures of the default size; for the thread that will evaluate.
+
+        Later evaluations never compile: a batch is padded to the next size, and what has no size runs as before.
+
+        Args:
+            sizes: Of the batches, in rows: two a guided picture, one an unguided one.
+            on_size: Told of each batch size when it is done.
+
+        Raises:
+            ValueError: It cannot be compiled here; the text says why.
+            torch.OutOfMemoryError: The device has no room for it.
         """
 
     def decode(self, latents: Tensor) -> NDArray[Any]:

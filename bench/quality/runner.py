@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.quality.cases import Case
 from bench.quality.log_snr import LOG_SNR, LogSnrPair
+from diffusion.compiled import OnSize
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.prediction_types import convert_prediction
 from diffusion.schedulers import Stepper
@@ -50,6 +51,10 @@ class Metered:
         self.seconds += time.perf_counter() - started
         self.num_calls += 1
         return predictions
+
+    def compile(self, sizes: Sequence[int], *, on_size: OnSize) -> None:
+        """See `Model`."""
+        self._model.compile(sizes, on_size=on_size)
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "", *, guided: bool) -> Conditioning:
         """See `Model`."""

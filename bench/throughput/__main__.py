@@ -42,12 +42,14 @@ JUDGED = ("ecdiff", 16)
     "--seconds", type=click.FloatRange(5), default=30.0, show_default=True, help="Of each row, ramp included."
 )
 @click.option("--max-batch", type=click.IntRange(1), default=16, show_default=True, help="Of the service.")
+@click.option("--compile", "compile_steps", is_flag=True, help="Of the service and of the raw forward.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, show_default=True)
-def main(seconds: float, max_batch: int, output: Path) -> None:
+def main(seconds: float, max_batch: int, compile_steps: bool, output: Path) -> None:
     """Measure what one service makes of many sessions, against one at a time and against the raw forward."""
-    raw = _raw_forward()
-    rows = asyncio.run(_measure(seconds, max_batch))
-    results = {"seconds": seconds, "max_batch": max_batch, "raw_evaluations_per_second": raw, "rows": rows}
+    raw = _raw_forward(compile_steps)
+    rows = asyncio.run(_measure(seconds, max_batch, compile_steps))
+    results = {"seconds": seconds, "max_batch": max_batch, "compiled": compile_steps}
+    results |= {"raw_evaluations_per_second": raw, "rows": rows}
     results |= _verdict(rows, raw)
     _print(results)
     click.echo(f"wrote {write_results('throughput', results, output)}")
@@ -55,18 +57,18 @@ def main(seconds: float, max_batch: int, output: Path) -> None:
         raise SystemExit(f"error: {results['share_of_raw']:.2f} of the raw batched forward, the bar is {BOUND_SHARE}")
 
 
-def _raw_forward() -> dict[int, float]:
+def _raw_forward(compile_steps: bool) -> dict[int, float]:
     Console(stderr=True).print("raw batched forward", highlight=False)
-    command = [sys.executable, "-m", "bench.throughput.forward"]
+    command = [sys.executable, "-m", "bench.throughput.forward", *(["--compile"] if compile_steps else [])]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     return {int(size): rate for size, rate in json.loads(done.stdout).items()}
 
 
-async def _measure(seconds: float, max_batch: int) -> list[dict[str, Any]]:
+async def _measure(seconds: float, max_batch: int, compile_steps: bool) -> list[dict[str, Any]]:
     console, rows = Console(stderr=True), []
-    async with running_service(max_batch=max_batch, max_sessions=max(SESSIONS)) as service:
+    async with running_service(max_batch=max_batch, max_sessions=max(SESSIONS), compile_steps=compile_steps) as service:
         await offer(service.address, mode="ecdiff", num_sessions=2, seconds=1.0)
         for mode in MODES:
             for num_sessions in SESSIONS:
@@ -137,7 +139,8 @@ def _raw_at(raw: dict[int, float], batch: float) -> float:
 def _print(results: dict[str, Any]) -> None:
     machine, raw, rows = facts(), results["raw_evaluations_per_second"], results["rows"]
     alone = next(each for each in rows if (each["mode"], each["num_sessions"]) == ("cloud", 1))
-    title = f"one service, one thread; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+    device = f"one service on {machine['gpu']}" if machine["gpu"] else "one service, one thread"
+    title = f"{device}; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
     table = Table(title=title, title_justify="left")
     for name in (
         "mode",

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 
+import click
 import torch
 
 from diffusion.loading import load_model
@@ -21,10 +22,12 @@ _MIN_SECONDS = 4.0
 _MIN_PASSES = 8
 
 
-def measure(batch_sizes: tuple[int, ...] = BATCH_SIZES) -> dict[int, float]:
+def measure(batch_sizes: tuple[int, ...] = BATCH_SIZES, *, compile_steps: bool = False) -> dict[int, float]:
     """Return the guided evaluations per second at each batch size, by the median pass."""
     model = load_model(str(bundled_pair().cloud), device="auto", dtype="auto")
     with torch.inference_mode():
+        if compile_steps:
+            model.compile([2 * batch_size for batch_size in batch_sizes], on_size=lambda num_rows, seconds: None)
         return {batch_size: batch_size / _pass_seconds(model, batch_size) for batch_size in batch_sizes}
 
 
@@ -50,5 +53,12 @@ def _pass_seconds(model: Model, batch_size: int) -> float:
     return statistics.median(seconds)
 
 
+@click.command()
+@click.option("--compile", "compile_steps", is_flag=True, help="Compile the model first.")
+def main(compile_steps: bool) -> None:
+    """Measure the raw batched forward and print it as JSON."""
+    json.dump(measure(compile_steps=compile_steps), sys.stdout)
+
+
 if __name__ == "__main__":
-    json.dump(measure(), sys.stdout)
+    main()

@@ -12,6 +12,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 _LISTENING = re.compile(r"listening on (\S+) metrics on (\S+)")
@@ -50,19 +51,24 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def running_service(*, max_batch: int, max_sessions: int) -> AsyncIterator[Service]:
-    """Start a service with one thread on the last core that this process may use, which leaves it; end both after."""
+async def running_service(*, max_batch: int, max_sessions: int, compile_steps: bool) -> AsyncIterator[Service]:
+    """Start a service with one thread on the last core that this process may use, which leaves it; end both after.
+
+    Where there is a GPU the service runs there, and shares the cores with its clients: it only launches from them.
+    """
     cores = sorted(os.sched_getaffinity(0))
+    own = set(cores) if torch.cuda.is_available() else {cores[-1]}
     command = [sys.executable, "-P", "-m", "cloud_service", "serve", "--exit-with-stdin", "--log-level", "error"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
     command += ["--max-batch", str(max_batch), "--max-sessions", str(max_sessions)]
-    os.sched_setaffinity(0, {cores[-1]})
+    command += ["--compile"] if compile_steps else []
+    os.sched_setaffinity(0, own)
     try:
         process = await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
     finally:
-        os.sched_setaffinity(0, set(cores[:-1]) or set(cores))
+        os.sched_setaffinity(0, set(cores) - own or set(cores))
     try:
         assert process.stdout is not None
         match = _LISTENING.search((await process.stdout.readline()).decode())

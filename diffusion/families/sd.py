@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffusion.compiled import CompiledNetwork, Network, OnSize
+from diffusion.devices import memory_format_for, on_device
 from diffusion.guidance import guide
 from diffusion.model import Conditioning, Evaluation, ModelInfo
 from diffusion.pipeline_folder import PipelineFolder, canonical_json
 from diffusion.scheduler_config import PREDICTION_TYPES
 
-FAMILY = "sd"
 FAMILY = "sd"
 _VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 # What a UNet may not want: inputs that this pipeline does not have.
@@ -41,7 +44,12 @@ def load(folder: PipelineFolder, *, name: str, device: torch.device, dtype: torc
     folder.part_class("tokenizer", ("CLIPTokenizer", "CLIPTokenizerFast"))
     folder.part_class("vae", _VAE_CLASSES)
     _check_unet(folder)
+    # Its attention is torch's scaled_dot_product_attention without a mask, diffusers' default (`set_attention_backend`
+    # is for its newer attention classes, which these UNets do not have). torch then picks the kernel by device, dtype
+    # and card: flash attention in half precision on CUDA and on a processor, memory-efficient in float32 on CUDA. No
+    # other choice is faster everywhere, and none needs another library.
     unet = folder.load_part("unet", UNet2DConditionModel, dtype, device)
+    unet = unet.to(memory_format=memory_format_for(device))
     return StableDiffusion(folder, unet, _describe(folder, unet, name=name, device=device, dtype=dtype))
 
 
@@ -60,6 +68,7 @@ class StableDiffusion:
         self.info = info
         self.device: torch.device = unet.device
         self.dtype: torch.dtype = unet.dtype
+        self._network: Network = functools.partial(_ask, unet)
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: str, negative_prompt: str = "", *, guided: bool) -> Conditioning:
@@ -70,36 +79,48 @@ class StableDiffusion:
         )
 
     @torch.inference_mode()
+    def compile(self, sizes: Sequence[int], *, on_size: OnSize) -> None:
+        """Compile the UNet for pictures of the default size and prompts of its own encoder; see `Model`."""
+        latents = torch.zeros(self.latents_shape(0, 0, 1), device=self.device, dtype=self.dtype)
+        sample = (latents, on_device([1.0], self.device), self._encode(""))
+        # With CUDA graphs: a step of a small batch is as long as the launching of its kernels.
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        unet = torch.compile(self._unet, mode=mode, dynamic=False, fullgraph=True)
+        compiled = CompiledNetwork(self._network, functools.partial(_ask, unet), sample=sample, sizes=sizes)
+        compiled.compile(on_size)
+        self._network = compiled
+
+    @torch.inference_mode()
     def evaluate(self, evaluations: Sequence[Evaluation]) -> list[Tensor]:
-        """Ask the UNet in one forward pass; rows are [negative..., positive...] for each evaluation.
+        """Ask the UNet in one forward pass; rows are the guided evaluations' negative prompts, then every prompt.
 
         Returns:
             For each evaluation the guided prediction `[B, C, H, W]`, float32, of `info.prediction_type`.
         """
-        latents: list[Tensor] = []
-        embeds: list[Tensor] = []
-        timesteps: list[float] = []
-        for each in evaluations:
-            prompts = [each.conditioning.prompt_embeds]
-            if each.guided and each.conditioning.negative_prompt_embeds is not None:
-                prompts.insert(0, each.conditioning.negative_prompt_embeds)
-            for prompt_embeds in prompts:
-                latents.append(each.latents)
-                embeds.append(prompt_embeds.expand(len(each.latents), -1, -1))
-                timesteps += [each.timestep] * len(each.latents)
-        rows = self._unet(
-            torch.cat(latents).to(self.device, self.dtype),
-            torch.tensor(timesteps, device=self.device),
-            encoder_hidden_states=torch.cat(embeds).to(self.device, self.dtype),
-            return_dict=False,
-        )[0].float()
-        halves = list(rows.split([len(chunk) for chunk in latents]))
-        predictions = []
-        for each in evaluations:
-            first = halves.pop(0)
-            if each.guided:
-                first = guide(first, halves.pop(0), each.guidance_scale, each.guidance_rescale)
-            predictions.append(first)
+        asked = [
+            (each, embeds)
+            for each in evaluations
+            if each.guided and (embeds := each.conditioning.negative_prompt_embeds) is not None
+        ]
+        num_negative = sum(len(each.latents) for each, _ in asked)
+        asked += [(each, each.conditioning.prompt_embeds) for each in evaluations]
+        rows = self._network(
+            torch.cat([each.latents for each, _ in asked]).to(
+                self.device, self.dtype, memory_format=memory_format_for(self.device)
+            ),
+            on_device([each.timestep for each, _ in asked for _ in each.latents], self.device),
+            torch.cat([embeds.expand(len(each.latents), -1, -1) for each, embeds in asked]).to(self.device, self.dtype),
+        )
+        negative, positive = rows[:num_negative], rows[num_negative:]
+        predictions: list[Tensor] = []
+        # Sessions that want the same guidance get it in one go: on a GPU a few launches a session add up.
+        for (scale, rescale), same in groupby(evaluations, lambda each: (each.guidance_scale, each.guidance_rescale)):
+            sizes = [len(each.latents) for each in same]
+            prediction, positive = positive[: sum(sizes)], positive[sum(sizes) :]
+            if scale > 1.0:
+                unwanted, negative = negative[: sum(sizes)], negative[sum(sizes) :]
+                prediction = guide(unwanted, prediction, scale, rescale)
+            predictions += prediction.split(sizes)
         return predictions
 
     @torch.inference_mode()
@@ -153,6 +174,11 @@ class StableDiffusion:
         mask = tokens.attention_mask.to(self.device) if getattr(encoder.config, "use_attention_mask", False) else None
         embeds: Tensor = encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
         return embeds.to(self.dtype)
+
+
+def _ask(unet: Any, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+    prediction: Tensor = unet(latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False)[0]
+    return prediction.float()
 
 
 def _check_unet(folder: PipelineFolder) -> None:
