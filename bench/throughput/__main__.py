@@ -48,7 +48,7 @@ def main(seconds: float, max_batch: int, compile_steps: bool, output: Path) -> N
     """Measure what one service makes of many sessions, against one at a time and against the raw forward."""
     raw = _raw_forward(compile_steps)
     rows = asyncio.run(_measure(seconds, max_batch, compile_steps))
-    results = {"seconds": seconds, "max_batch": max_batch, "compiled": compile_steps}
+    results: dict[str, Any] = {"seconds": seconds, "max_batch": max_batch, "compiled": compile_steps}
     results |= {"raw_evaluations_per_second": raw, "rows": rows}
     results |= _verdict(rows, raw)
     _print(results)
