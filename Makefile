@@ -10,7 +10,7 @@ PROTOS := protos/ecdiff_v1.proto protos/orchestrator_v1.proto protos/edge_agent_
 export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos protos-check lint types imports bench train-smoke slow up down logs up-local down-local wheels hadolint clean
+.PHONY: help setup demo test check protos protos-check lint types imports bench train-smoke slow fuzz up down logs up-local down-local wheels hadolint clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test: setup  ## the tests that CI runs: CPU only, offline, about 12 minutes
 
 slow: setup  ## the long churn and fuzz tests
 	$(BIN)/python -m pytest -q -m slow
+
+fuzz: setup  ## coverage-guided fuzzing of the decoder, some minutes; wants atheris: .venv/bin/pip install -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.decoder -runs=1000000 -max_total_time=600
 
 check: setup protos-check lint types imports test  ## everything a change must pass
 

@@ -205,6 +205,8 @@ class CloudLead:
             case Correction():
                 self._answers.take(message)
                 self._recorder.correction(message)
+            case Opened():
+                raise ProtocolError("the cloud opens the session a second time")
             case Heartbeat() if not self._over:
                 self._recorder.queue_position = message.queue_position
                 self._recorder.notify()

@@ -15,7 +15,7 @@ from protos import ecdiff_v1_pb2 as pb
 from protos.ecdiff_v1_pb2_grpc import CloudDenoiserStub
 from wire.calls import call_unary
 from wire.clock import stamp_seconds
-from wire.convert import decode_description
+from wire.convert import checks, decode_description
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, NotServing, ProtocolError, Unauthenticated, VersionMismatch, from_status
 from wire.messages import PROTOCOL_VERSION, Description
@@ -24,8 +24,6 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 CALL_SECONDS = 5.0
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 BURST_PROBES = 4
-# Of a clock, in Unix time: the year 5138. Anything beyond is no clock that is wrong, but no clock.
-MAX_STAMP_SECONDS = 1e11
 PROBE_SECONDS = 1.0
 BANDWIDTH_BYTES = 256 * 1024
 
@@ -164,7 +162,7 @@ class CloudLink:
         answer = await self._unary(self._probe_stub.Probe, request, "the cloud is gone", self.metadata)
         t3 = stamp_seconds()
         for stamp in (answer.t1, answer.t2):
-            if not 0.0 <= stamp <= MAX_STAMP_SECONDS:  # NaN is neither
+            if not 0.0 <= stamp <= checks.MAX_STAMP_SECONDS:  # NaN is neither
                 raise ProtocolError(f"the cloud at {self.address} stamps a probe with {stamp}, which is no time")
         sample = ProbeSample(t0=t0, t1=answer.t1, t2=answer.t2, t3=t3)
         if padding_bytes:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ from wire.messages import (
     Pong,
     Scaling,
     ServerMessage,
+    Step,
 )
 from wire.tensors import CodecEvent, TensorSpec
 
@@ -43,6 +45,8 @@ INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
+# A place in the cloud's queue is waited for this many times as long as a step.
+QUEUE_PATIENCE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class Patience:
 
     Attributes:
         silence_seconds: Nothing, not even a heartbeat, came for this long.
-        step_seconds: It says that this session is on the device, but no step came of it for this long.
+        step_seconds: It says that this session is on the device, but no step came of it for this long; ten times as
+            long where it says that others are ahead.
 
     Raises:
         ValueError: Unless both are positive and finite.
@@ -105,7 +110,8 @@ class CloudSession:
         self._responses: Any = None
         self._end: StreamEnd
         self._closing = False
-        self._progressed_at = math.inf
+        self._progressed_at = self._in_line_at = math.inf
+        self._pinged_at: deque[float] = deque()
         self.bytes_sent = 0
         self.bytes_received = 0
         self.received_at = 0.0
@@ -165,26 +171,38 @@ class CloudSession:
         """
         while True:
             message = await self._next_message()
-            if isinstance(message, Pong):
-                sample = ProbeSample(t0=message.t0, t1=message.t1, t2=message.t2, t3=self.received_at)
-                self._stream_link.add_probe(sample)
-                continue
             self._watch_progress(message)
-            return message
+            if not isinstance(message, Pong):
+                return message
+            self._take_pong(message)
+
+    def _take_pong(self, pong: Pong) -> None:
+        """Take in a round trip; one answer stands for all Pings up to its own."""
+        while self._pinged_at:
+            if self._pinged_at.popleft() == pong.t0:
+                self._stream_link.add_probe(ProbeSample(t0=pong.t0, t1=pong.t1, t2=pong.t2, t3=self.received_at))
+                return
+        raise ProtocolError("the cloud answers a Ping that is not waiting for an answer")
 
     def expect_progress(self) -> None:
         """From now on the cloud owes a step or a correction; a handoff ends that, a parked session owes nothing."""
-        self._progressed_at = time.monotonic()
+        self._progressed_at = self._in_line_at = time.monotonic()
 
-    def _watch_progress(self, message: ServerMessage) -> None:
-        """A device that hangs behind a service that lives still sends heartbeats."""
-        now = time.monotonic()
+    def _watch_progress(self, message: ServerMessage | None) -> None:
+        """A device that hangs behind a service that lives still sends heartbeats; None is a piece of a message."""
+        now, patience_seconds = time.monotonic(), self._patience.step_seconds
         if isinstance(message, HandedOff | Finished | Correction):
-            self._progressed_at = math.inf
-        elif not isinstance(message, Heartbeat) or message.queue_position > 0:
-            self._progressed_at = now
-        elif now - self._progressed_at > self._patience.step_seconds:
-            raise NotServing(f"the cloud has made no step for {self._patience.step_seconds:g} s")
+            self._progressed_at = self._in_line_at = math.inf
+        elif isinstance(message, Opened | Step):
+            self._progressed_at = self._in_line_at = now
+        elif now - self._progressed_at > QUEUE_PATIENCE * patience_seconds:
+            raise NotServing(
+                f"the cloud has had others before this session for {QUEUE_PATIENCE * patience_seconds:g} s"
+            )
+        elif isinstance(message, Heartbeat) and message.queue_position > 0:
+            self._in_line_at = now
+        elif now - self._in_line_at > patience_seconds:
+            raise NotServing(f"the cloud has made no step for {patience_seconds:g} s")
 
     async def _next_message(self) -> ServerMessage:
         while True:
@@ -192,12 +210,15 @@ class CloudSession:
                 received = await self._read()
             except (grpc.aio.AioRpcError, StopAsyncIteration):
                 raise await self._end.error() from None
+            if received is None:  # grpc.aio's word for it
+                raise ProtocolError("the cloud sent bytes that are no message of this schema")
             self.received_at = stamp_seconds()
             self.bytes_received += received.ByteSize()
             try:
                 whole = self._assembler.push(received)
                 if whole is not None:
                     return await self._decode(whole)
+                self._watch_progress(None)
             except (InvalidRequest, LimitExceeded, VersionMismatch) as error:
                 # As a status these words say that our request is wrong; here the cloud's message is.
                 raise ProtocolError(f"the cloud sent what cannot be used: {error}") from error
@@ -249,7 +270,8 @@ class CloudSession:
 
     async def _ping(self) -> None:
         while True:
-            self.send(Ping(t0=stamp_seconds()))
+            self._pinged_at.append(stamp_seconds())
+            self.send(Ping(t0=self._pinged_at[-1]))
             await asyncio.sleep(PING_SECONDS)
 
     def say_close(self) -> None:

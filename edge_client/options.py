@@ -171,7 +171,7 @@ CLOUD_OPTIONS = (
         type=Seconds(),
         default=120.0,
         show_default=True,
-        help="Seconds after which a cloud that lives but makes no step is lost.",
+        help="Seconds after which a cloud that lives but makes no step is lost; ten times as long in its queue.",
     ),
 )
 AGENT_OPTIONS = (

@@ -58,7 +58,8 @@ def growing(plan: Plan, start_step: int) -> list[int]:
     After the warm-up, call n (from 0) comes floor(2 + 0.75 n) steps after the one before, but with no more than
     `skip_interval` extrapolated steps between them (Spectrum, arXiv 2603.01623).
     """
-    real = list(range(start_step, start_step + plan.warmup_steps))
+    # A plan from the network may name four billion steps of warm-up.
+    real = list(range(start_step, min(start_step + plan.warmup_steps, plan.num_inference_steps + 1)))
     window = _FIRST_WINDOW
     while real[-1] < plan.num_inference_steps:
         real.append(real[-1] + min(int(window), plan.skip_interval + 1))

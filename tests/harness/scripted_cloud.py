@@ -35,7 +35,7 @@ from wire.messages import (
 )
 from wire.tensors import TensorSpec
 
-Send = Callable[[ServerMessage | pb.ServerMessage], Awaitable[None]]
+Send = Callable[[ServerMessage | pb.ServerMessage | bytes], Awaitable[None]]
 Receive = Callable[[], Awaitable[ClientMessage]]
 Script = Callable[[Open, Send], Awaitable[None]]
 Conversation = Callable[[Open, Send, Receive], Awaitable[None]]
@@ -57,7 +57,8 @@ async def scripted_cloud(
 ) -> AsyncIterator[str]:
     """Serve `description` and play `script` for each Denoise call; yields HOST:PORT. Probes are answered with `stamps`.
 
-    The script is given the Open and a function that sends; what it raises ends the call with that error's status.
+    The script is given the Open and a function that sends, bytes too; what it raises ends the call with that error's
+    status.
     """
 
     async def speak(opening: Open, send: Send, receive: Receive) -> None:
@@ -72,7 +73,7 @@ async def conversing_cloud(
     description: Description, script: Conversation, *, stamps: Callable[[], float] = stamp_seconds
 ) -> AsyncIterator[str]:
     """The same for a script that listens as well: it is given what returns the next message, no Ping and no Credit."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=[_AnyBytes()], options=SERVER_OPTIONS)
     ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(_Servicer(description, script, stamps), server)
     states = health.aio.HealthServicer()
     await states.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -83,6 +84,17 @@ async def conversing_cloud(
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(0)
+
+
+class _AnyBytes(grpc.aio.ServerInterceptor):
+    """Lets a method answer with bytes, which need be no message."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(handler_call_details)
+        serialize = handler.response_serializer
+        return handler._replace(
+            response_serializer=lambda message: message if isinstance(message, bytes) else serialize(message)
+        )
 
 
 class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
@@ -101,8 +113,8 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         opening = decode_client(await context.read(), specs=ClientSpecs())
         assert isinstance(opening, Open)
 
-        async def send(message: ServerMessage | pb.ServerMessage) -> None:
-            if not isinstance(message, pb.ServerMessage):
+        async def send(message: ServerMessage | pb.ServerMessage | bytes) -> None:
+            if not isinstance(message, pb.ServerMessage | bytes):
                 message = encode_server(message, codec=opening.codecs[0])
             await context.write(message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -217,6 +218,13 @@ MESSAGES = {
     "endless-time": pb.ServerMessage(
         step=pb.Step(step_index=GOOD_STEPS, source=pb.SOURCE_CLOUD, compute_seconds=float("inf"))
     ),
+    "endless-sum-of-times": pb.ServerMessage(
+        step=pb.Step(step_index=GOOD_STEPS, source=pb.SOURCE_CLOUD, compute_seconds=1e308)
+    ),
+    "sent-at-no-time": pb.ServerMessage(step=pb.Step(step_index=GOOD_STEPS, source=pb.SOURCE_CLOUD, sent_at=1e300)),
+    "step-of-the-edge": pb.ServerMessage(step=pb.Step(step_index=GOOD_STEPS, source=pb.SOURCE_EDGE)),
+    "answer-to-no-ping": pb.ServerMessage(pong=pb.Pong(t0=1.0, t1=1.0, t2=1.0)),
+    "bytes-of-no-message": b"\xff\xff\xff",
     "step-that-was-sent-before": step_with(LATENTS[3], 0),
     "step-too-early": step_with(LATENTS[3], GOOD_STEPS + 1),
     "finished-too-early": pb.ServerMessage(
@@ -232,12 +240,26 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("message", MESSAGES.values(), ids=MESSAGES)
-async def test_nonsense_costs_no_picture(liar: Liar, message: pb.ServerMessage) -> None:
+async def test_nonsense_costs_no_picture(
+    liar: Liar, message: pb.ServerMessage | bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "grpc")  # it writes a traceback for bytes that are no message
+
     async def script(opening: Open, send: Send) -> None:
         await liar.start_well(opening, send)
         await send(message)
 
     check_taken_over(await liar.generate(script), "cloud_error", GOOD_STEPS)
+
+
+async def test_second_opened_costs_no_picture(liar: Liar) -> None:
+    async def script(opening: Open, send: Send) -> None:
+        await liar.start_well(opening, send)
+        await liar.open(opening, send)
+
+    result = await liar.generate(script)
+    check_taken_over(result, "cloud_error", GOOD_STEPS)
+    assert "opens the session a second time" in result.report["fallbacks"][0]
 
 
 @pytest.mark.parametrize("name", ["step-with-latents", "fragment-of-a-terabyte", "more-than-grpc-lets-in", "empty"])
@@ -326,11 +348,24 @@ async def test_wrong_request_is_told_before_the_session_exists(liar: Liar) -> No
         await liar.generate(script)
 
 
-async def test_cloud_that_only_heartbeats_costs_no_picture(liar: Liar) -> None:
+IDLE_TALK: dict[str, tuple[pb.ServerMessage | Heartbeat, str]] = {
+    "heartbeats": (Heartbeat(step_index=GOOD_STEPS), "no step for 0.5 s"),
+    "heartbeats-of-the-queue": (
+        Heartbeat(queue_position=7, step_index=GOOD_STEPS),
+        "others before this session for 5 s",
+    ),
+    "fragments": (pb.ServerMessage(fragment=pb.Fragment(total_bytes=4096, data=b"x")), "no step for 0.5 s"),
+}
+
+
+@pytest.mark.parametrize(("message", "words"), IDLE_TALK.values(), ids=IDLE_TALK)
+async def test_cloud_that_talks_and_makes_no_step_costs_no_picture(
+    liar: Liar, message: pb.ServerMessage | Heartbeat, words: str
+) -> None:
     async def script(opening: Open, send: Send) -> None:
         await liar.start_well(opening, send)
         while True:
-            await send(Heartbeat(step_index=GOOD_STEPS))
+            await send(message)
             await asyncio.sleep(0.05)
 
     async with (
@@ -340,7 +375,7 @@ async def test_cloud_that_only_heartbeats_costs_no_picture(liar: Liar) -> None:
         options = PlanOptions(num_inference_steps=STEPS)
         result = await client.run(GenerationRequest(prompt="a cat", mode="cloud", plan_options=options))
     check_taken_over(result, "cloud_lost", GOOD_STEPS)
-    assert "no step for 0.5 s" in result.report["fallbacks"][0]
+    assert words in result.report["fallbacks"][0]
 
 
 async def test_cloud_that_ends_no_call_does_not_hold_up_the_edge(liar: Liar) -> None:

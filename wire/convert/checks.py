@@ -13,6 +13,8 @@ from wire.messages import PROTOCOL_VERSION
 
 MAX_STEPS = 1000
 MAX_SECONDS = 86_400.0
+# Of a clock, in Unix time: the year 5138. Anything beyond is no clock that is wrong, but no clock.
+MAX_STAMP_SECONDS = 1e11
 MAX_DIM = 65536
 MAX_ID_CHARS = 128
 MAX_NAME_CHARS = 256
@@ -32,6 +34,16 @@ def number(value: float, what: str, *, low: float = -math.inf, high: float = mat
     """Return a finite number in `low..high`."""
     require(math.isfinite(value) and low <= value <= high, f"{what} must be finite{_range(low, high)}, not {value}")
     return value
+
+
+def seconds(value: float, what: str) -> float:
+    """Return a duration of at most a day."""
+    return number(value, what, low=0, high=MAX_SECONDS)
+
+
+def stamp(value: float, what: str) -> float:
+    """Return a time stamp, in Unix seconds."""
+    return number(value, what, low=0, high=MAX_STAMP_SECONDS)
 
 
 def count(value: int, what: str, *, low: int = 0, high: float = math.inf) -> int:

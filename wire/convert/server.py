@@ -116,18 +116,14 @@ def _decode_server(message: pb.ServerMessage, reader: TensorReader) -> ServerMes
             return _decode_heartbeat(message.heartbeat, reader)
         case "pong":
             return Pong(
-                t0=checks.number(message.pong.t0, "t0"),
-                t1=checks.number(message.pong.t1, "t1"),
-                t2=checks.number(message.pong.t2, "t2"),
+                t0=checks.stamp(message.pong.t0, "t0"),
+                t1=checks.stamp(message.pong.t1, "t1"),
+                t2=checks.stamp(message.pong.t2, "t2"),
             )
         case "fragment":
             raise ProtocolError("a fragment where a whole message is due")
         case None:
             raise InvalidRequest("a message of no known kind")
-
-
-def _seconds(value: float, what: str) -> float:
-    return checks.number(value, what, low=0)
 
 
 def _encode_opened(message: Opened, writer: TensorWriter) -> pb.Opened:
@@ -173,7 +169,7 @@ def _decode_opened(message: pb.Opened, reader: TensorReader) -> Opened:
         latents_dtype=checks.member(DType, message.latents_dtype, "latents_dtype"),
         codec=checks.member(Codec, message.codec, "codec"),
         prompt_embeds=decode_embeds(message.prompt_embeds, reader) if message.HasField("prompt_embeds") else None,
-        encode_prompt_seconds=_seconds(message.encode_prompt_seconds, "encode_prompt_seconds"),
+        encode_prompt_seconds=checks.seconds(message.encode_prompt_seconds, "encode_prompt_seconds"),
     )
 
 
@@ -202,17 +198,19 @@ def _encode_step(message: Step, writer: TensorWriter) -> pb.Step:
 def _decode_step(message: pb.Step, reader: TensorReader) -> Step:
     steps = reader.specs.num_inference_steps
     error = message.extrapolation_error
+    source = checks.member(Source, message.source, "source")
+    checks.require(source is not Source.EDGE, "the cloud's step has the edge for its source")
     return Step(
         step_index=checks.count(message.step_index, "step_index", high=steps - 1),
-        source=checks.member(Source, message.source, "source"),
+        source=source,
         extrapolation_error=None
         if error == _NO_EXTRAPOLATION_ERROR
         else checks.number(error, "extrapolation_error", low=0),
-        compute_seconds=_seconds(message.compute_seconds, "compute_seconds"),
-        queue_seconds=_seconds(message.queue_seconds, "queue_seconds"),
-        wait_seconds=_seconds(message.wait_seconds, "wait_seconds"),
-        encode_seconds=_seconds(message.encode_seconds, "encode_seconds"),
-        sent_at=checks.number(message.sent_at, "sent_at"),
+        compute_seconds=checks.seconds(message.compute_seconds, "compute_seconds"),
+        queue_seconds=checks.seconds(message.queue_seconds, "queue_seconds"),
+        wait_seconds=checks.seconds(message.wait_seconds, "wait_seconds"),
+        encode_seconds=checks.seconds(message.encode_seconds, "encode_seconds"),
+        sent_at=checks.stamp(message.sent_at, "sent_at"),
         latents=reader.latents(message.latents, "latents") if message.HasField("latents") else None,
         latents_before=reader.latents(message.latents_before, "latents_before")
         if message.HasField("latents_before")
@@ -234,17 +232,17 @@ def _decode_end(message: pb.HandedOff | pb.Finished, reader: TensorReader) -> tu
         nfe_cloud=message.totals.nfe_cloud,
         nfe_extrapolated=message.totals.nfe_extrapolated,
         nfe_correction=message.totals.nfe_correction,
-        compute_seconds=_seconds(message.totals.compute_seconds, "the total of compute_seconds"),
-        queue_seconds=_seconds(message.totals.queue_seconds, "the total of queue_seconds"),
+        compute_seconds=checks.seconds(message.totals.compute_seconds, "the total of compute_seconds"),
+        queue_seconds=checks.seconds(message.totals.queue_seconds, "the total of queue_seconds"),
     )
     return decode_state(message.state, reader), totals
 
 
 def _decode_times(message: pb.HandedOff | pb.Finished) -> dict[str, float]:
     return {
-        "wait_seconds": _seconds(message.wait_seconds, "wait_seconds"),
-        "encode_seconds": _seconds(message.encode_seconds, "encode_seconds"),
-        "sent_at": checks.number(message.sent_at, "sent_at"),
+        "wait_seconds": checks.seconds(message.wait_seconds, "wait_seconds"),
+        "encode_seconds": checks.seconds(message.encode_seconds, "encode_seconds"),
+        "sent_at": checks.stamp(message.sent_at, "sent_at"),
     }
 
 
@@ -262,8 +260,8 @@ def _decode_correction(message: pb.Correction, reader: TensorReader) -> Correcti
     checks.require(message.HasField("prediction"), "Correction has no prediction")
     return Correction(
         step_index=checks.count(message.step_index, "the correction's step_index", high=steps - 1),
-        compute_seconds=_seconds(message.compute_seconds, "compute_seconds"),
-        queue_seconds=_seconds(message.queue_seconds, "queue_seconds"),
+        compute_seconds=checks.seconds(message.compute_seconds, "compute_seconds"),
+        queue_seconds=checks.seconds(message.queue_seconds, "queue_seconds"),
         prediction=reader.prediction(message.prediction),
     )
 

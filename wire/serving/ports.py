@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from wire.channel import SERVER_OPTIONS, ChannelOptions
 from wire.serving.address import Address
+from wire.serving.parsing import ParsingInterceptor
 from wire.serving.tls import ServedCertificate, TlsFiles
 
 
@@ -44,7 +45,8 @@ class Ports:
         self._listen, self._metrics_listen = listen, metrics_listen
         self._registry = registry
         self._tls = tls
-        self._interceptors = interceptors
+        # Last, so that it is the method's own handler whose reading it replaces.
+        self._interceptors = (*interceptors, ParsingInterceptor())
         self._options = options
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from itertools import groupby
 
 import pytest
@@ -142,6 +143,17 @@ def test_growing_distances_are_spectrums() -> None:
     assert [i for i, letter in enumerate(run(plan)) if letter == "C"] == [0, 1, 2, 4, 6, 9, 13, 18, 23, 29]
     bounded = Plan(num_inference_steps=30, handoff_step=30, refresh="growing", warmup_steps=3, skip_interval=3)
     assert [i for i, letter in enumerate(run(bounded)) if letter == "C"] == [0, 1, 2, 4, 6, 9, 13, 17, 21, 25, 29]
+
+
+@pytest.mark.parametrize("name", [name for name in REFRESH_POLICIES if name != "listed"])
+def test_a_warm_up_of_billions_takes_no_memory(name: str) -> None:
+    plan = Plan(num_inference_steps=20, handoff_step=20, refresh=name, warmup_steps=2**32 - 1)
+    tracemalloc.start()
+    try:
+        assert least_real_steps(plan, start_step=3) == list(range(3, 20))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_listed_steps_are_the_real_ones() -> None:
