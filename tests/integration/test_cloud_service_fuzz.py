@@ -57,8 +57,9 @@ class Fuzz:
                 np.testing.assert_array_equal(mine, reference)
             else:
                 np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
+        memory = self.cloud.server.backend._service.opening_memory
         async with asyncio.timeout(SECONDS_FOR_ONE):
-            while self.cloud.sample("ecdiff_cloud_sessions") or self.cloud.server._service.opening_memory._held_bytes:
+            while self.cloud.sample("ecdiff_cloud_sessions") or memory._held_bytes:
                 await asyncio.sleep(0.005)
 
     async def _stream(self, seed: int) -> None:
@@ -130,7 +131,7 @@ async def fuzz(num_messages: int, *, max_batch: int, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.WARNING)
     process = psutil.Process()
     async with running_cloud(max_sessions=64, max_batch=max_batch) as cloud:
-        cloud.server._service.limits = LIMITS
+        cloud.server.backend._service.limits = LIMITS
         honest = await honest_latents(cloud)
         async with grpc.aio.insecure_channel(str(cloud.address), options=CHANNEL_OPTIONS) as channel:
             fuzz, began, seed = Fuzz(cloud, channel, honest), time.monotonic(), 0
