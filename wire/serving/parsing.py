@@ -29,7 +29,7 @@ class ParsingInterceptor(grpc.aio.ServerInterceptor):
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
+    ) -> Any:  # gRPC's handlers are tuples, of which its types say nothing
         """Return the method's handler with its reading replaced."""
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
