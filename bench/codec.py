@@ -1,9 +1,10 @@
 """What the codecs do to real latents, and to the pictures: `python -m bench.codec`.
 
-1. Latents of every step of real generations of the bundled pair, in each dtype that travels: wire bytes over raw bytes,
-   signal to noise, milliseconds to encode and decode. Lossless codecs are checked bit for bit.
+1. Latents of every step of real generations of the bundled pair, in each dtype that travels, a picture and all prompts
+   in a tensor: wire bytes over raw bytes, signal to noise, milliseconds to encode and decode, and the bandwidth below
+   which the codec gains more time than it takes.
 2. Whole generations through a real service with each codec, in the modes that hand latents over: how far the final
-   latents and the pictures are from those of `raw`, and what crossed the stream.
+   latents and the pictures are from those of `raw`, and what crossed the stream. A lossless codec has to change no bit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import click
 import ml_dtypes
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +28,7 @@ from bench.intervals import mean_interval
 from bench.machine import RESULTS, facts, write_results
 from diffusion.loading import load_model
 from edge_client import EdgeClient, GenerationResult
+from edge_client.request import GenerationRequest
 from models import DEFAULT_GUIDANCE_SCALE, bundled_pair, read_prompts
 from orchestrator.in_process import InProcessPair
 from orchestrator.plan import PlanOptions, make_plan
@@ -33,11 +37,11 @@ from wire.messages import Array, Codec, Scaling
 from wire.tensors import CodecEvent, TensorSpec, decode_tensor, dtype_of, encode_tensor
 
 DTYPES = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-MODES = ("split", "ecdiff", "adaptive")
+MODES = ("ecdiff", "adaptive")
 
 
 @click.command()
-@click.option("--num-prompts", type=click.IntRange(1), default=8, show_default=True, help="Of the report prompts.")
+@click.option("--num-prompts", type=click.IntRange(1), default=16, show_default=True, help="Of the report prompts.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, show_default=True)
 def main(num_prompts: int, output: Path) -> None:
     """Measure every codec on real latents, and on pictures made with it."""
@@ -45,7 +49,8 @@ def main(num_prompts: int, output: Path) -> None:
     trajectory = _trajectory(prompts)
     results: dict[str, Any] = {
         "num_prompts": num_prompts,
-        "tensors": [_tensors(trajectory, name, codec) for name in DTYPES for codec in Codec],
+        "default_codec": GenerationRequest(prompt="any").latents_codec,
+        "tensors": _all_tensors(trajectory),
         "pictures": asyncio.run(_pictures(prompts)),
     }
     _print(results)
@@ -74,42 +79,76 @@ def _trajectory(prompts: list[str]) -> list[Array]:
     return latents
 
 
-def _tensors(trajectory: list[Array], dtype: str, codec: Codec) -> dict[str, Any]:
-    """Encode and decode each picture's latents at each step, one tensor at a time, as they travel."""
-    ratios, noise, signal = [], 0.0, 0.0
+def _all_tensors(trajectory: list[Array]) -> list[dict[str, Any]]:
+    """Return a row a codec, dtype and size: a picture at a time, and all prompts in one tensor."""
+    rows: list[dict[str, Any]] = []
+    for num_images in sorted({1, len(trajectory[0])}):
+        for dtype in DTYPES:
+            found = [_tensors(trajectory, dtype, codec, num_images) for codec in Codec]
+            raw = next(row for row in found if row["codec"] == Codec.RAW.label)
+            rows += [row | {"pays_below_mbit_s": None if row is raw else pays_below_mbit_s(row, raw)} for row in found]
+    return rows
+
+
+def _tensors(trajectory: list[Array], dtype: str, codec: Codec, num_images: int) -> dict[str, Any]:
+    """Encode and decode the latents of every step as they travel, so many pictures in a tensor."""
     seconds: dict[str, list[float]] = {"encode": [], "decode": []}
 
     def observe(event: CodecEvent) -> None:
         seconds[event.operation].append(event.seconds)
 
+    ratios, noise, signal = [], 0.0, 0.0
     for step in trajectory:
         wire_bytes = raw_bytes = 0
-        for row in step:
-            tensor = row[None].astype(DTYPES[dtype])
+        for first in range(0, len(step) - num_images + 1, num_images):
+            tensor = step[first : first + num_images].astype(DTYPES[dtype])
             message = encode_tensor(tensor, codec=codec, scaling=Scaling.SCHEDULER, observe=observe)
-            spec = TensorSpec(
-                shape=tensor.shape,
-                dtypes=frozenset({dtype_of(tensor)}),
-                codecs=frozenset({codec}),
-                scaling=Scaling.SCHEDULER,
-                max_bytes=tensor.nbytes,
-            )
-            decoded = decode_tensor(message, spec, name="latents", observe=observe)
+            decoded = decode_tensor(message, _spec(tensor, codec), name="latents", observe=observe)
             wire_bytes, raw_bytes = wire_bytes + len(message.data) + len(message.scales), raw_bytes + tensor.nbytes
             exact = tensor.astype(np.float64)
             noise += float(((decoded.astype(np.float64) - exact) ** 2).sum())
             signal += float((exact**2).sum())
         ratios.append(wire_bytes / raw_bytes)
+    raw_bytes = num_images * math.prod(trajectory[0].shape[1:]) * DTYPES[dtype].itemsize
     return {
         "dtype": dtype,
         "codec": codec.label,
-        "bytes": math.prod(trajectory[0].shape[1:]) * DTYPES[dtype].itemsize,
+        "num_images": num_images,
+        "raw_bytes": raw_bytes,
+        "wire_bytes": raw_bytes * statistics.fmean(ratios),
         "ratio": statistics.fmean(ratios),
         "ratio_by_step": ratios,
-        "snr_db": 10 * math.log10(signal / noise) if noise else None,
+        "snr_db": decibels(signal, noise),
         "encode_ms": 1000 * statistics.median(seconds["encode"]),
         "decode_ms": 1000 * statistics.median(seconds["decode"]),
     }
+
+
+def _spec(tensor: Array, codec: Codec) -> TensorSpec:
+    return TensorSpec(
+        shape=tensor.shape,
+        dtypes=frozenset({dtype_of(tensor)}),
+        codecs=frozenset({codec}),
+        scaling=Scaling.SCHEDULER,
+        max_bytes=tensor.nbytes,
+    )
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """Return the ratio of two powers in dB; None without noise."""
+    return 10 * math.log10(signal / noise) if noise else None
+
+
+def pays_below_mbit_s(row: dict[str, Any], raw: dict[str, Any]) -> float | None:
+    """Return the bandwidth below which a codec gains more time than it takes, in Mbit/s; None where it takes none.
+
+    Args:
+        row: Of a codec, as `_tensors` returns it.
+        raw: Of `raw`, the same tensors.
+    """
+    saved_bits = 8 * (raw["wire_bytes"] - row["wire_bytes"])
+    spent_ms = sum(row[name] - raw[name] for name in ("encode_ms", "decode_ms"))
+    return max(0.0, saved_bits / spent_ms / 1000) if spent_ms > 0 else None
 
 
 async def _pictures(prompts: list[str]) -> list[dict[str, Any]]:
@@ -157,30 +196,36 @@ def _compared(mode: str, codec: Codec, runs: list[GenerationResult], raw: list[G
 
 def _psnr(runs: list[GenerationResult], raw: list[GenerationResult]) -> float | None:
     """Return the peak signal to noise of all pictures together; None where they are the same."""
-    squared = [
-        float(((np.asarray(run.images[0], np.float64) - np.asarray(other.images[0], np.float64)) ** 2).mean())
-        for run, other in zip(runs, raw, strict=True)
-    ]
-    mean = statistics.fmean(squared)
-    return 10 * math.log10(255**2 / mean) if mean else None
+    pairs = zip(runs, raw, strict=True)
+    return psnr_db([(np.asarray(run.images[0]), np.asarray(other.images[0])) for run, other in pairs])
+
+
+def psnr_db(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> float | None:
+    """Return the peak signal to noise in dB of pictures in pairs, from the mean squared error of all of them."""
+    squared = [float(((picture.astype(np.float64) - wanted) ** 2).mean()) for picture, wanted in pairs]
+    return decibels(255.0**2, statistics.fmean(squared))
 
 
 def _print(results: dict[str, Any]) -> None:
-    machine, console = facts(), Console(width=120)
-    title = f"real latents; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+    machine, console = facts(), Console(width=140)
+    title = f"real latents, every step; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
     table = Table(title=title, title_justify="left")
-    for name in ("dtype", "codec", "raw bytes", "wire / raw", "signal to noise", "encode ms", "decode ms"):
+    columns = ("dtype", "codec", "pictures", "raw bytes", "wire bytes", "wire / raw", "signal to noise", "encode ms")
+    for name in (*columns, "decode ms", "pays below Mbit/s"):
         table.add_column(name, justify="left" if name in ("dtype", "codec") else "right")
     for row in results["tensors"]:
-        noise = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f} dB"
+        noise, pays_below = row["snr_db"], row["pays_below_mbit_s"]
         table.add_row(
             row["dtype"],
             row["codec"],
-            str(row["bytes"]),
+            str(row["num_images"]),
+            str(row["raw_bytes"]),
+            f"{row['wire_bytes']:.0f}",
             f"{row['ratio']:.3f}",
-            noise,
+            "exact" if noise is None else f"{noise:.1f} dB",
             f"{row['encode_ms']:.3f}",
             f"{row['decode_ms']:.3f}",
+            "" if pays_below is None else f"{pays_below:.0f}",
             end_section=row["codec"] == list(Codec)[-1].label,
         )
     console.print(table)
@@ -207,22 +252,36 @@ def _plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axis = pyplot.subplots(figsize=(8, 4.5))
+    figure, (by_step, in_pictures) = pyplot.subplots(
+        1, 2, figsize=(11, 4.2), width_ratios=(1.7, 1), layout="constrained"
+    )
     styles = dict(zip(DTYPES, ("-", "--", ":"), strict=True))
-    colours = dict(zip((codec.label for codec in Codec), ("grey", "tab:blue", "tab:orange"), strict=True))
+    colours = {codec.label: f"C{index}" for index, codec in enumerate(Codec)}
     for row in results["tensors"]:
-        axis.plot(
-            range(1, len(row["ratio_by_step"]) + 1),
-            row["ratio_by_step"],
-            styles[row["dtype"]],
-            color=colours[row["codec"]],
-            label=f"{row['codec']}, {row['dtype']}",
-        )
-    axis.set(xlabel="steps done", ylabel="wire bytes / raw bytes", ylim=(0, None), title="Latents of the bundled pair")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, ncols=3)
-    figure.tight_layout()
+        if row["num_images"] == 1:
+            ratios, label = row["ratio_by_step"], f"{row['codec']}, {row['dtype']}"
+            line = {"linestyle": styles[row["dtype"]], "color": colours[row["codec"]]}
+            by_step.plot(range(1, len(ratios) + 1), ratios, label=label, **line)
+    title = f"Latents of the bundled pair, one picture, {results['num_prompts']} prompts"
+    by_step.set(xlabel="steps done", ylabel="wire bytes / raw bytes", ylim=(0, 1.35), title=title)
+    by_step.legend(fontsize=7, ncols=3, loc="upper center")
+    lossy = [row for row in results["pictures"] if row["picture_psnr_db"] is not None]
+    bars = in_pictures.bar(
+        [f"{row['mode']},\n{row['codec']}" for row in lossy],
+        [row["picture_psnr_db"] for row in lossy],
+        color=[colours[row["codec"]] for row in lossy],
+        width=0.5,
+    )
+    in_pictures.bar_label(bars, fmt="%.1f")
+    in_pictures.set(ylabel="PSNR to the pictures with raw, dB", title="Pictures made with it (the rest: the same bits)")
+    for axis in (by_step, in_pictures):
+        axis.title.set_fontsize(9)
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+    machine = facts()
+    figure.suptitle(f"Codecs ({machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']})", fontsize=10)
     figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 if __name__ == "__main__":
