@@ -96,7 +96,7 @@ def draw(parts: Sequence[Split], fresh: Sequence[Freshness], ages: Sequence[Deci
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4.8), width_ratios=(1.4, 1, 1), layout="constrained")
+    figure, axes = pyplot.subplots(1, 3, figsize=(14, 5.2), width_ratios=(1.4, 1, 1), layout="constrained")
     _draw_splits(axes[0], parts)
     _draw_freshness(axes[1], fresh)
     _draw_ages(axes[2], [each for each in ages if each.link == NARROW])
@@ -108,6 +108,8 @@ def draw(parts: Sequence[Split], fresh: Sequence[Freshness], ages: Sequence[Deci
         axis.set_axisbelow(True)
         axis.invert_yaxis()
         axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS), fontsize=8, frameon=False)
     machine = facts()
     figure.suptitle(f"Links ({machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']})", fontsize=10)
     figure.savefig(path, dpi=110)
@@ -123,7 +125,6 @@ def _draw_splits(axis: Any, parts: Sequence[Split]) -> None:
         ends = [end + more for end, more in zip(ends, seconds, strict=True)]
     axis.set_yticks(rows, [f"{each.link}, {each.variant}" for each in parts])
     axis.set(title="where the time goes", xlabel="seconds to the picture, first contact included")
-    axis.legend(fontsize=6, loc="lower right")
 
 
 def _draw_freshness(axis: Any, fresh: Sequence[Freshness]) -> None:
@@ -148,7 +149,7 @@ def _draw_ages(axis: Any, ages: Sequence[DecisionAge]) -> None:
     axis.set_yticks(rows, labels, fontsize=6)
     axis.axvline(BOUND_ROUND_TRIPS, color="black", linewidth=1)
     axis.set(
-        title=f"{NARROW}: oldest answer that drove a decision", xlabel="round trips; grey: 4 and 8 pictures a tensor"
+        title=f"{NARROW}: oldest that drove a decision", xlabel="round trips; grey: 4 and 8 pictures a tensor"
     )
 
 
