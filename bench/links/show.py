@@ -148,9 +148,7 @@ def _draw_ages(axis: Any, ages: Sequence[DecisionAge]) -> None:
     labels = [f"{each.variant}, {each.num_images}: {each.decision}" for each in ages]
     axis.set_yticks(rows, labels, fontsize=6)
     axis.axvline(BOUND_ROUND_TRIPS, color="black", linewidth=1)
-    axis.set(
-        title=f"{NARROW}: oldest that drove a decision", xlabel="round trips; grey: 4 and 8 pictures a tensor"
-    )
+    axis.set(title=f"{NARROW}: oldest that drove a decision", xlabel="round trips; grey: 4 and 8 pictures a tensor")
 
 
 def _ms(seconds: float) -> str:
