@@ -195,7 +195,7 @@ class Speaker:
     def _good_open(self) -> tuple[Open, frozenset[str]]:
         chance = self._chance
         plan, endings = self._plan(), frozenset[str]()
-        start: Seed | Noise | State = Seed(seed=chance.choice((0, 3, 2**63, 2**64 - 8)))
+        start: Seed | Noise | State = Seed(seed=chance.choice((0, 3, 2**63, 2**64 - 16)))
         if chance.random() < 0.4:
             array, endings = self._array()
             step_index = chance.randint(0, min(plan.handoff_step, plan.num_inference_steps - 1))
