@@ -13,8 +13,9 @@ from wire.serving.command_line import (
     PROCESS_OPTIONS,
     TLS_OPTIONS,
     TOKEN_OPTIONS,
+    connection_options,
     listen_options,
-    read_token,
+    read_tokens,
     run_service,
     tls_files,
 )
@@ -79,7 +80,10 @@ Ask it from elsewhere with `edge-client probe --cloud HOST:PORT`.
     metavar="MBIT",
     help="How fast one client's messages are read, over all its sessions.  [default: as they come]",
 )
-@with_options(TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
+@with_options(connection_options(512), TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
+@click.option(
+    "--log-prompts", is_flag=True, help="Log each session's prompt when it ends, too; nothing else ever does."
+)
 def serve(
     model: str | None,
     tls_cert: Path | None,
@@ -90,12 +94,12 @@ def serve(
     **options: object,
 ) -> int:
     """Run `cloud-service serve`; the options are explained in its help."""
-    tls, token = tls_files(tls_cert, tls_key, tls_client_ca), read_token(auth_token_file)
+    tls, tokens = tls_files(tls_cert, tls_key, tls_client_ca), read_tokens(auth_token_file)
     try:
         config = ServerConfig(
             model=model if model is not None else _bundled_model(),
             tls=tls,
-            auth_token=token,
+            tokens=tokens,
             **options,  # type: ignore[arg-type]  # click made them of the right types
         )
     except ValueError as error:

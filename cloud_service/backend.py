@@ -66,6 +66,7 @@ class Backend:
             reading=Reading(config.max_client_mbit_s),
             opening_memory=OpeningMemory(limits),
             timings=config.timings,
+            log_prompts=config.log_prompts,
         )
         self.servicer = CloudDenoiser(self._service, version=importlib.metadata.version("ecdiff"))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from wire.channel import HEARTBEAT_SECONDS, PARKED_SECONDS
 from wire.serving.address import Address
 from wire.serving.tls import TlsFiles
+from wire.tokens import TokenFile
 
 LOGGER_NAME = "cloud_service"
 
@@ -62,11 +63,13 @@ class ServerConfig:
         max_sessions: Most sessions that run at a time.
         max_sessions_per_client: Most of these that are one client's; None: all of them.
         max_client_mbit_s: How fast one client's messages are read, over all its sessions; None: as they come.
+        max_connections: Most connections to `listen` at a time.
         tls: None for plaintext.
-        auth_token: None lets everyone in.
-        allow_plaintext_token: Whether the token may cross a network in the clear.
+        tokens: None lets everyone in.
+        allow_plaintext_token: Whether tokens may cross a network in the clear.
         grace_seconds: From SIGTERM to the end of the process; running sessions have most of it.
         exit_with_stdin: Whether the end of standard input ends the service.
+        log_prompts: Whether prompts are in the log.
         timings: How long it waits, and for what; not on the command line.
     """
 
@@ -80,11 +83,13 @@ class ServerConfig:
     max_sessions: int = 16
     max_sessions_per_client: int | None = None
     max_client_mbit_s: float | None = None
+    max_connections: int = 512
     tls: TlsFiles | None = None
-    auth_token: str | None = None
+    tokens: TokenFile | None = None
     allow_plaintext_token: bool = False
     grace_seconds: float = 30.0
     exit_with_stdin: bool = False
+    log_prompts: bool = False
     timings: Timings = Timings()
 
     def __post_init__(self) -> None:
@@ -96,7 +101,7 @@ class ServerConfig:
                 raise ValueError(f"{name} must be above 0, not {value}")
         if self.grace_seconds < 0:
             raise ValueError(f"grace_seconds must not be negative, not {self.grace_seconds}")
-        in_the_clear = self.auth_token is not None and self.tls is None and not self.listen.loopback
+        in_the_clear = self.tokens is not None and self.tls is None and not self.listen.loopback
         if in_the_clear and not self.allow_plaintext_token:
             raise ValueError(
                 f"the token would cross the network in the clear on {self.listen}: "

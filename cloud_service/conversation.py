@@ -38,6 +38,7 @@ from wire.messages import (
     Open,
     Ping,
     Pong,
+    PromptText,
     ServerMessage,
 )
 
@@ -70,6 +71,7 @@ class Service:
     reading: Reading
     opening_memory: OpeningMemory
     timings: Timings
+    log_prompts: bool = False
     served: Served | None = None
 
     def ready(self) -> Served:
@@ -274,6 +276,9 @@ class Conversation:
 
     def _log_closed(self, session: Session, request: Request, outcome: str) -> None:
         opening, record = request.open, session.record
+        prompts = {}
+        if self._service.log_prompts and isinstance(opening.conditioning, PromptText):
+            prompts = vars(opening.conditioning)
         _log.info(
             "session closed",
             extra={
@@ -290,6 +295,7 @@ class Conversation:
                 "sent_bytes": self._sent_bytes,
                 "received_bytes": self._received_bytes,
                 **{key: round(value, 6) for key, value in vars(record).items()},
+                **prompts,
             },
         )
 

@@ -15,7 +15,7 @@ from cloud_service.registry import PARKED_PER_RUNNING
 from diffusion.loading import load_model
 from diffusion.model import Model
 from protos import ecdiff_v1_pb2, ecdiff_v1_pb2_grpc
-from wire.channel import SERVER_OPTIONS
+from wire.channel import MAX_CONNECTIONS, SERVER_OPTIONS
 from wire.serving.address import Address
 from wire.serving.ports import Ports
 from wire.serving.stop import Stop
@@ -41,15 +41,19 @@ class CloudServer:
         # A connection is one client's: what it may have here, running and parked.
         max_sessions = config.max_sessions_per_client or config.max_sessions
         max_calls = (1 + PARKED_PER_RUNNING) * max_sessions + CALLS_BESIDE_SESSIONS
-        token = config.auth_token
+        tokens, on_refused = config.tokens, self.backend.metrics.rejected
         self._ports = Ports(
             _SERVICE_NAME,
             listen=config.listen,
             metrics_listen=config.metrics_listen,
             registry=self.backend.metrics.registry,
             tls=config.tls,
-            interceptors=[] if token is None else [TokenInterceptor(token, on_refused=self.backend.metrics.rejected)],
-            options=(*SERVER_OPTIONS, ("grpc.max_concurrent_streams", max_calls)),
+            interceptors=[] if tokens is None else [TokenInterceptor(tokens, on_refused=on_refused)],
+            options=(
+                *SERVER_OPTIONS,
+                ("grpc.max_concurrent_streams", max_calls),
+                (MAX_CONNECTIONS, config.max_connections),
+            ),
         )
         self._watch: asyncio.Task[None] | None = None
 

@@ -16,8 +16,8 @@ from edge_client.command_line import (
     check_outputs,
     make_client,
     make_request,
-    read_addresses,
     read_credentials,
+    read_targets,
 )
 from edge_client.command_line import run as run_requests
 from edge_client.options import (
@@ -193,11 +193,11 @@ def compare(prompts: tuple[str, ...], **options: Any) -> None:
 def probe(**options: Any) -> None:
     """Measure the way to a cloud: round trip, clock offset, bandwidth. Exits 0 only when it is SERVING."""
     with bad_usage():
-        addresses, credentials = read_addresses(options), read_credentials(options)
+        targets, credentials = read_targets(options), read_credentials(options)
 
     from edge_client.probe import probe_cloud
 
-    run_to_end(probe_cloud(addresses, credentials))
+    run_to_end(probe_cloud(targets, credentials))
 
 
 @cli.command()
@@ -207,6 +207,9 @@ def probe(**options: Any) -> None:
     MODEL_OPTIONS,
     CLOUD_OPTIONS,
     PROCESS_OPTIONS,
+)
+@click.option(
+    "--log-prompts", is_flag=True, help="Log each prompt when its generation ends, too; nothing else ever does."
 )
 def serve(listen: Address, metrics_listen: Address, log_level: str, **options: Any) -> int:
     """Run the agent of this machine: models stay loaded, and generate and compare use it by themselves.
@@ -232,6 +235,7 @@ def serve(listen: Address, metrics_listen: Address, log_level: str, **options: A
             max_queue=options["max_queue"],
             grace_seconds=options["grace_seconds"],
             exit_with_stdin=options["exit_with_stdin"],
+            log_prompts=options["log_prompts"],
         )
     client = make_client(options)
 

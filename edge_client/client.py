@@ -21,7 +21,7 @@ from edge_client.measured_costs import time_once
 from edge_client.metrics import EdgeMetrics
 from edge_client.orchestrator_link import OrchestratorLink
 from edge_client.recorder import Recorder, Snapshot
-from edge_client.request import GenerationRequest, parse_addresses
+from edge_client.request import GenerationRequest
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
 from orchestrator.handoff import HandoffReason
@@ -30,6 +30,7 @@ from orchestrator.plan import DEFAULT_MODE, PlanOptions
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, IncompatibleModels
 from wire.fleet_messages import LatencyEstimate
+from wire.targets import parse_targets
 
 DIFFUSERS_GUIDANCE_SCALE = 7.5
 
@@ -75,11 +76,11 @@ class EdgeClient:
     ) -> None:
         if cloud is not None and cloud_model is not None:
             raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
-        addresses = () if cloud is None else parse_addresses(cloud)
+        targets = () if cloud is None else parse_targets(cloud)
         credentials = credentials or Credentials()
         self._orchestrator = None if orchestrator is None else OrchestratorLink(orchestrator, credentials)
         self._contact = CloudContact(
-            addresses,
+            targets,
             self._orchestrator,
             cloud_model=cloud_model,
             device=device,

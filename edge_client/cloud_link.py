@@ -19,6 +19,8 @@ from wire.convert import checks, decode_description
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, NotServing, ProtocolError, Unauthenticated, VersionMismatch, from_status
 from wire.messages import PROTOCOL_VERSION, Description
+from wire.resolver import Targets
+from wire.targets import Endpoint
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 CALL_SECONDS = 5.0
@@ -31,13 +33,14 @@ BANDWIDTH_BYTES = 256 * 1024
 class CloudLink:
     """A cloud service that was seen SERVING. Make one with `await CloudLink.connect(...)`."""
 
-    def __init__(self, address: str, credentials: Credentials) -> None:
-        self.address = address
-        self._tls = credentials.tls_ca is not None
-        self.metadata = credentials.metadata(address)
+    def __init__(self, endpoint: Endpoint, credentials: Credentials) -> None:
+        self.address = address = endpoint.address
+        self._name = endpoint.name
+        self._credentials = credentials
+        credentials.metadata(address)  # what is wrong with it is known at once
         self.estimate = LinkEstimate()
-        self._channel = credentials.channel(address)
-        self._probe_channel = credentials.channel(address)
+        self._channel = credentials.channel(address, name=endpoint.name)
+        self._probe_channel = credentials.channel(address, name=endpoint.name)
         self.stub: Any = CloudDenoiserStub(self._channel)
         self._probe_stub: Any = CloudDenoiserStub(self._probe_channel)
         self._prober: asyncio.Task[None] | None = None
@@ -46,25 +49,38 @@ class CloudLink:
 
     @classmethod
     async def connect(
-        cls, addresses: tuple[str, ...], credentials: Credentials, *, wait_seconds: float, keep_trying: bool = False
+        cls, targets: tuple[str, ...], credentials: Credentials, *, wait_seconds: float, keep_trying: bool = False
     ) -> CloudLink:
-        """Return a link to the first of `addresses` that is SERVING.
+        """As `connect_to`, for HOST:PORT or dns:///HOST:PORT in order of preference."""
+        endpoints = await Targets(targets).endpoints()
+        return await cls.connect_to(endpoints, credentials, wait_seconds=wait_seconds, keep_trying=keep_trying)
+
+    @classmethod
+    async def connect_to(
+        cls,
+        endpoints: tuple[Endpoint, ...],
+        credentials: Credentials,
+        *,
+        wait_seconds: float,
+        keep_trying: bool = False,
+    ) -> CloudLink:
+        """Return a link to the first of `endpoints` that is SERVING.
 
         Args:
-            addresses: HOST:PORT, in order of preference.
+            endpoints: In order of preference.
             credentials: Token and certificates.
             wait_seconds: How long a service may still be loading.
             keep_trying: Wait as long for one that does not answer: it is known to be there.
 
         Raises:
-            EcdiffError: The last address's reason, if none serves.
+            EcdiffError: The last one's reason, if none serves.
         """
         last: EcdiffError = NotServing("no cloud address was given")
-        for address in addresses:
+        for endpoint in endpoints:
             try:
-                link = cls(address, credentials)
+                link = cls(endpoint, credentials)
             except (ValueError, OSError) as error:
-                last = NotServing(f"the cloud at {address} cannot be asked: {error}")
+                last = NotServing(f"the cloud at {endpoint.address} cannot be asked: {error}")
                 continue
             try:
                 await link._first_contact(wait_seconds, keep_trying=keep_trying)
@@ -77,6 +93,11 @@ class CloudLink:
             else:
                 return link
         raise last
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What is sent with a call that begins now: a token that was renewed is the new one."""
+        return self._credentials.metadata(self.address)
 
     async def _first_contact(self, wait_seconds: float, *, keep_trying: bool) -> None:
         deadline = time.monotonic() + wait_seconds
@@ -130,7 +151,9 @@ class CloudLink:
                 return Unauthenticated(f"the cloud at {self.address} wants a token: give --auth-token-file")
             return Unauthenticated(f"the cloud at {self.address} refused the token: check --auth-token-file ({told})")
         if error.code() in GONE:
-            tls = "with TLS (--tls-ca)" if self._tls else "without TLS (--tls-ca turns it on)"
+            tls = "without TLS (--tls-ca turns it on)"
+            if self._credentials.tls_ca is not None:
+                tls = "with TLS (--tls-ca)" + (f" as {self._name}" if self._name else "")
             return NotServing(
                 f"{otherwise} at {self.address}, asked {tls}: check the address, or start one with cloud-service serve"
             )

@@ -81,7 +81,7 @@ def check_cloud(options: dict[str, Any], mode: str) -> None:
         if options["cloud"] is not None:
             if options["cloud_model"] is not None:
                 raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
-            read_addresses(options)
+            read_targets(options)
         read_credentials(options)
 
 
@@ -103,16 +103,17 @@ def make_client(options: dict[str, Any]) -> EdgeClient:
     )
 
 
-def read_addresses(options: dict[str, Any]) -> tuple[str, ...]:
-    """Return the addresses of `--cloud`."""
-    from edge_client.request import parse_addresses
+def read_targets(options: dict[str, Any]) -> tuple[str, ...]:
+    """Return what `--cloud` names."""
+    from wire.targets import parse_targets
 
-    return parse_addresses(options["cloud"])
+    return parse_targets(options["cloud"])
 
 
 def read_credentials(options: dict[str, Any]) -> Credentials:
     """Return the credentials, tried on every address."""
     from wire.credentials import Credentials
+    from wire.targets import address_of
 
     credentials = Credentials(
         token_file=options["auth_token_file"],
@@ -121,7 +122,7 @@ def read_credentials(options: dict[str, Any]) -> Credentials:
         tls_key=options["tls_key"],
         allow_plaintext_token=options["allow_plaintext_token"],
     )
-    addresses = list(read_addresses(options)) if options["cloud"] is not None else []
+    addresses = [address_of(target) for target in read_targets(options)] if options["cloud"] is not None else []
     if options.get("orchestrator") is not None:
         addresses.append(str(Address.parse(options["orchestrator"])))
     for address in addresses:

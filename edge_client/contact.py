@@ -15,6 +15,8 @@ from edge_client.recorder import Recorder
 from edge_client.request import REMOTE_WAIT_SECONDS
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, NotServing
+from wire.resolver import Targets
+from wire.targets import Endpoint
 
 # A service of our own may be downloading its model; its end is noticed at once.
 OWN_WAIT_SECONDS = 3600.0
@@ -28,8 +30,8 @@ class CloudContact:
     """Makes and keeps the link to one cloud.
 
     Args:
-        addresses: Of running services, in order of preference; empty: see the next ones.
-        orchestrator: Names the services where no address was given.
+        targets: Running services, in order of preference; empty: see the next ones.
+        orchestrator: Names the services where no target was given.
         cloud_model: Folder or hub id for a service of its own; it starts one where nobody names any.
         device: For that.
         dtype: For that.
@@ -38,7 +40,7 @@ class CloudContact:
 
     def __init__(
         self,
-        addresses: tuple[str, ...],
+        targets: tuple[str, ...],
         orchestrator: OrchestratorLink | None,
         *,
         cloud_model: str | None,
@@ -47,9 +49,9 @@ class CloudContact:
         credentials: Credentials,
     ) -> None:
         self.link: CloudLink | None = None
-        self._addresses = addresses
+        self._targets = Targets(targets) if targets else None
         # A model that is named for a service of its own is meant: nobody else's is asked for.
-        self._orchestrator = None if addresses or cloud_model is not None else orchestrator
+        self._orchestrator = None if targets or cloud_model is not None else orchestrator
         self._cloud_model = cloud_model
         self._device, self._dtype = device, dtype
         self._credentials = credentials
@@ -80,9 +82,11 @@ class CloudContact:
             return await self._reach_assigned(self._orchestrator, recorder, await about_edge())
         if self.link is not None:
             return self.link
-        if self._addresses:
+        if self._targets is not None:
             started = time.perf_counter()
-            self.link = await self._connect(self._addresses, recorder)
+            self.link = await self._connect(await self._targets.endpoints(), recorder)
+            for problem in self._targets.problems:
+                recorder.warn(problem)
             recorder.seconds["connect"] = time.perf_counter() - started
             return self.link
         if self._local_cloud is None:
@@ -105,29 +109,33 @@ class CloudContact:
         """
         if self.link is None or self._local_cloud is not None:
             return None
-        addresses = self._addresses
-        if self._orchestrator is not None:
-            try:
-                addresses = await self._orchestrator.replicas(await about_edge(), recorder.warn)
-            except EcdiffError:
-                return None
+        try:
+            endpoints = await self._named_now(recorder, about_edge)
+        except EcdiffError:
+            return None
         model = self.link.description.model.fingerprint
-        for address in addresses:
-            if address in useless:
+        for endpoint in endpoints:
+            if endpoint.address in useless:
                 continue
             try:
                 async with asyncio.timeout(ANOTHER_SECONDS):
-                    link = await CloudLink.connect((address,), self._credentials, wait_seconds=0.0)
+                    link = await CloudLink.connect_to((endpoint,), self._credentials, wait_seconds=0.0)
             except (EcdiffError, TimeoutError):
-                useless.add(address)
+                useless.add(endpoint.address)
                 continue
             if link.description.model.fingerprint == model:
                 self._left.append(self.link)
                 self.link = link
                 return link
-            useless.add(address)
+            useless.add(endpoint.address)
             await link.close()
         return None
+
+    async def _named_now(self, recorder: Recorder, about_edge: AboutEdge) -> tuple[Endpoint, ...]:
+        if self._orchestrator is not None:
+            return await self._orchestrator.replicas(await about_edge(), recorder.warn)
+        assert self._targets is not None, "else there is an orchestrator, or a service of its own"
+        return await self._targets.endpoints()
 
     async def close_left(self) -> None:
         """Close the links that generations have left."""
@@ -161,18 +169,18 @@ class CloudContact:
         recorder.seconds["connect"] = time.perf_counter() - started
         return self.link
 
-    async def _connect(self, addresses: tuple[str, ...], recorder: Recorder) -> CloudLink:
-        link = await self._connect_to_first(addresses)
-        if link.address != addresses[0]:
-            recorder.warn(f"{addresses[0]} does not serve; using the cloud at {link.address}")
+    async def _connect(self, endpoints: tuple[Endpoint, ...], recorder: Recorder) -> CloudLink:
+        link = await self._connect_to_first(endpoints)
+        if link.address != endpoints[0].address:
+            recorder.warn(f"{endpoints[0].address} does not serve; using the cloud at {link.address}")
         return link
 
-    async def _connect_to_first(self, addresses: tuple[str, ...]) -> CloudLink:
+    async def _connect_to_first(self, endpoints: tuple[Endpoint, ...]) -> CloudLink:
         """Return a link to the first that serves; one that loads or drains is waited for where no other serves."""
-        if len(addresses) > 1:
+        if len(endpoints) > 1:
             with contextlib.suppress(NotServing):
-                return await CloudLink.connect(addresses, self._credentials, wait_seconds=0.0)
-        return await CloudLink.connect(addresses, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
+                return await CloudLink.connect_to(endpoints, self._credentials, wait_seconds=0.0)
+        return await CloudLink.connect_to(endpoints, self._credentials, wait_seconds=REMOTE_WAIT_SECONDS)
 
     async def _connect_to_own(self, local: LocalCloud, recorder: Recorder) -> CloudLink:
         """Wait for the service to load its model, or to say why it cannot."""

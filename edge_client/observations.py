@@ -53,6 +53,10 @@ class Harvest:
         ):
             if new := self._new(series, values):
                 found.append(Observation(series=series, values=tuple(new)))
+        found += [
+            Observation(series="ecdiff_cloud_moves_total", values=(1.0,), labels={"reason": reason.value})
+            for reason in self._new("moves", recorder.moves)
+        ]
         found += self._new_tensors()
         found += rtt_observations("stream", recorder.stream_link.take_new_rtts())
         return found + clock_observations(recorder.link)

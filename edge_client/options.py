@@ -139,7 +139,11 @@ MODEL_OPTIONS = (
     ),
 )
 CREDENTIAL_OPTIONS = (
-    click.option("--auth-token-file", type=INPUT_FILE, help="File with the bearer token that the services ask for."),
+    click.option(
+        "--auth-token-file",
+        type=INPUT_FILE,
+        help="File with the bearer token that the services ask for: its first line, read again when it changes.",
+    ),
     click.option("--allow-plaintext-token", is_flag=True, help="Send the token unencrypted to another host."),
     click.option("--tls-ca", type=INPUT_FILE, help="Certificate authority of the services; turns TLS on."),
     click.option("--tls-cert", type=INPUT_FILE, help="Client certificate, where a service asks for one."),
@@ -149,7 +153,8 @@ CLOUD_OPTIONS = (
     click.option(
         "--cloud",
         metavar="HOST:PORT[,HOST:PORT]",
-        help="Running cloud services, in order of preference. Without it (and without --orchestrator) one is started, "
+        help="Running cloud services, in order of preference; dns:///HOST:PORT stands for every address of a name, in "
+        "any order. Without it (and without --orchestrator) one is started, "
         "and stopped again.",
     ),
     click.option(
@@ -193,7 +198,7 @@ PROBE_OPTIONS = (
         "--cloud",
         metavar="HOST:PORT[,HOST:PORT]",
         required=True,
-        help="Running cloud services; the first that serves is measured.",
+        help="Running cloud services, or dns:///HOST:PORT for those of a name; the first that serves is measured.",
     ),
     *CREDENTIAL_OPTIONS,
 )

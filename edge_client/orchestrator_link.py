@@ -16,6 +16,7 @@ from wire.credentials import Credentials
 from wire.errors import EcdiffError, IncompatibleModels, NotServing, ProtocolError, Unauthenticated
 from wire.fleet_messages import PAPER, PlanAnswer, PlanQuery, Replica, SessionReport
 from wire.serving.address import Address
+from wire.targets import Endpoint
 
 ALONE_SECONDS = 30.0
 """An orchestrator that did not answer is not asked again for so long."""
@@ -47,14 +48,14 @@ class OrchestratorLink:
         self._client: OrchestratorClient | None = None
         self._alone_until = 0.0
         self._problem = ""
-        self._known: tuple[str, ...] = ()
+        self._known: tuple[Endpoint, ...] = ()
         self._asked_at = 0.0
         self._reports: set[asyncio.Task[None]] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------ replicas
 
-    async def replicas(self, edge: ModelInfo, warn: Callable[[str], object]) -> tuple[str, ...]:
+    async def replicas(self, edge: ModelInfo, warn: Callable[[str], object]) -> tuple[Endpoint, ...]:
         """Return the cloud services for an edge model, the one to try first in front.
 
         Args:
@@ -67,7 +68,7 @@ class OrchestratorLink:
             Unauthenticated: It refuses the token.
         """
         try:
-            self._known = tuple(each.address for each in await self._list(edge))
+            self._known = tuple(each.endpoint for each in await self._list(edge))
         except NoAnswer as error:
             if not self._known:
                 raise NotServing(
@@ -77,7 +78,7 @@ class OrchestratorLink:
             warn(f"{error}: using the cloud services that it named before")
         return self._known
 
-    async def better_replicas(self, current: str, edge: ModelInfo) -> tuple[str, ...]:
+    async def better_replicas(self, current: str, edge: ModelInfo) -> tuple[Endpoint, ...]:
         """Return what `replicas` does where another one than the current is now worth moving to; else nothing."""
         if time.monotonic() - self._asked_at < MOVE_SECONDS:
             return ()
@@ -87,7 +88,7 @@ class OrchestratorLink:
             return ()
         if not is_worth_moving(listed, current):
             return ()
-        self._known = tuple(each.address for each in listed)
+        self._known = tuple(each.endpoint for each in listed)
         return self._known
 
     async def _list(self, edge: ModelInfo) -> list[Replica]:
@@ -96,6 +97,8 @@ class OrchestratorLink:
         def check(listed: tuple[Replica, ...]) -> None:
             for each in listed:
                 Address.parse(each.address)
+                if each.name:
+                    Address.parse(each.name)
                 refusals.append(None if each.model is None else check_pair(each.model, edge).refusal)
 
         listed = await self._ask(lambda client: client.list_replicas(edge.fingerprint), check)

@@ -15,13 +15,13 @@ NUM_PROBES = 20
 NUM_TRANSFERS = 3
 
 
-async def probe_cloud(addresses: tuple[str, ...], credentials: Credentials) -> None:
+async def probe_cloud(targets: tuple[str, ...], credentials: Credentials) -> None:
     """Measure and print.
 
     Raises:
         EcdiffError: It is not SERVING, or not ours.
     """
-    link = await CloudLink.connect(addresses, credentials, wait_seconds=REMOTE_WAIT_SECONDS)
+    link = await CloudLink.connect(targets, credentials, wait_seconds=REMOTE_WAIT_SECONDS)
     try:
         await link.measure(num_probes=NUM_PROBES, num_transfers=NUM_TRANSFERS, transfer_bytes=BANDWIDTH_BYTES)
     finally:

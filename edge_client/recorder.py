@@ -104,6 +104,7 @@ class Recorder:
     expected_error: float | None = None
     handoff_why: str = ""
     clouds: list[str] = field(default_factory=list)
+    moves: list[HandoffReason] = field(default_factory=list)
     cloud_steps: dict[int, Step] = field(default_factory=dict)
     num_redone: int = 0
     edge_steps: set[int] = field(default_factory=set)
@@ -115,6 +116,11 @@ class Recorder:
         self._made_at: dict[int, float] = {}
         self._decided: list[_Decided] = []
         self._corrections_under_way: list[float] = []
+
+    def move(self, reason: HandoffReason, line: str) -> None:
+        """Note that another cloud goes on: what was wrong with the last one, and the same for the user."""
+        self.moves.append(reason)
+        self.fall_back(line)
 
     def next_cloud(self, step_index: int) -> None:
         """Note that another session goes on before `step_index`: what the last one did beyond it is done again."""

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
-from edge_client.lead import Lead
+from edge_client.lead import Lead, lost_reason
 from edge_client.recorder import Recorder
 from wire.errors import Busy, EcdiffError
 from wire.messages import State
@@ -67,7 +67,7 @@ class Relay:
         self._watch(self.link)
         lead = await self.cloud.follow()
         while lead.lost is not None and (link := await self._onward(lead, lead.lost)) is not None:
-            lead = await self._go_on(link, lead)
+            lead = await self._go_on(link, lead, lead.lost)
         return lead
 
     async def _onward(self, lead: Lead, lost: EcdiffError) -> CloudLink | None:
@@ -95,7 +95,7 @@ class Relay:
         await asyncio.sleep(wait_seconds)
         return self.link
 
-    async def _go_on(self, link: CloudLink, lead: Lead) -> Lead:
+    async def _go_on(self, link: CloudLink, lead: Lead, lost: EcdiffError) -> Lead:
         """Follow the next session; where it will not have this generation, what there was stands."""
         await self.leave()
         step = 0 if lead.state is None else lead.state.step_index
@@ -106,8 +106,10 @@ class Relay:
         else:
             self._watch(link)
             num_steps = recorder.plan.num_inference_steps
-            left = f"left the cloud at {self.link.address} ({lead.lost})"
-            recorder.fall_back(f"{left}: the cloud at {link.address} goes on from step {step} of {num_steps}")
+            left = f"left the cloud at {self.link.address} ({lost})"
+            recorder.move(
+                lost_reason(lost), f"{left}: the cloud at {link.address} goes on from step {step} of {num_steps}"
+            )
         self.link, self.cloud = link, self._lead_on(link, lead.state)
         began = time.perf_counter()
         recorder.seconds["network"] += began - lead.decided_at

@@ -118,17 +118,3 @@ class GenerationRequest:
     def guided(self) -> bool:
         """Whether a step evaluates two rows a picture, as in diffusers."""
         return self.guidance_scale > 1.0
-
-
-def parse_addresses(text: str) -> tuple[str, ...]:
-    """Read `HOST:PORT[,HOST:PORT]`.
-
-    Raises:
-        ValueError: A part that is not HOST:PORT.
-    """
-    addresses = tuple(part.strip() for part in text.split(","))
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"--cloud must be HOST:PORT, such as 127.0.0.1:50051, not {address!r}")
-    return addresses

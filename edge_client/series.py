@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.handoff import HandoffReason
+from orchestrator.handoff import LOST_REASONS, HandoffReason
 from orchestrator.plan import MODES
 from wire.fleet_messages import HANDOFF_STAGES, OUTCOMES, SECONDS_BUCKETS
 from wire.messages import Codec
@@ -76,6 +76,11 @@ SERIES: Mapping[str, Series] = {
     "ecdiff_handoff_step": Series(kind="histogram", text="First step of the edge model.", buckets=STEP_BUCKETS),
     "ecdiff_handoffs_total": Series(
         kind="counter", text="Handoffs, by reason.", labels={"reason": tuple(reason.value for reason in HandoffReason)}
+    ),
+    "ecdiff_cloud_moves_total": Series(
+        kind="counter",
+        text="Generations that went on at another cloud, by what they left the last one for.",
+        labels={"reason": tuple(reason.value for reason in LOST_REASONS)},
     ),
     "ecdiff_nfe_total": Series(
         kind="counter",

@@ -35,7 +35,8 @@ class OrchestratorClient:
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
-        self._metadata = credentials.metadata(address)
+        self._credentials = credentials
+        credentials.metadata(address)  # what is wrong with it is known at once
         self._channel = credentials.channel(address)
         self._stub: Any = OrchestratorStub(self._channel)
 
@@ -66,7 +67,8 @@ class OrchestratorClient:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await call_unary(method, request, timeout_seconds=CALL_SECONDS, metadata=self._metadata)
+            metadata = self._credentials.metadata(self.address)
+            return await call_unary(method, request, timeout_seconds=CALL_SECONDS, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             code = error.code()
             if code is grpc.StatusCode.UNIMPLEMENTED:

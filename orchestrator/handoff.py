@@ -27,6 +27,10 @@ class HandoffReason(enum.StrEnum):
     REQUESTED = "requested"
 
 
+LOST_REASONS = (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_FULL, HandoffReason.CLOUD_ERROR)
+"""Why a cloud that was to go on did not."""
+
+
 class AgreementHandoff:
     """Hand off as soon as the error to expect of what remains is within the tolerance, for this prompt.
 

@@ -423,8 +423,9 @@ class Replica(_message.Message):
     RTT_SECONDS_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     NUM_REPORTS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """HOST:PORT of the orchestrator's own configuration"""
+    """HOST:PORT of the orchestrator's own configuration, or that a name of it stands for"""
     up: _builtins.bool
     """SERVING when last asked"""
     max_sessions: _builtins.int
@@ -438,6 +439,8 @@ class Replica(_message.Message):
     """measured over predicted latency, as learned"""
     num_reports: _builtins.int
     """that the estimates stand on"""
+    name: _builtins.str
+    """HOST:PORT that the address was resolved from, whose host its certificate is for; empty: the address"""
     @_builtins.property
     def model(self) -> _ecdiff_v1_pb2.ModelDescription:
         """absent: never seen"""
@@ -457,10 +460,11 @@ class Replica(_message.Message):
         rtt_seconds: _builtins.float | None = ...,
         calibration: _builtins.float = ...,
         num_reports: _builtins.int = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_rtt_seconds", b"_rtt_seconds", "load", b"load", "model", b"model", "rtt_seconds", b"rtt_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rtt_seconds", b"_rtt_seconds", "address", b"address", "calibration", b"calibration", "load", b"load", "max_sessions", b"max_sessions", "model", b"model", "num_reports", b"num_reports", "rtt_seconds", b"rtt_seconds", "step_seconds", b"step_seconds", "up", b"up", "wait_seconds", b"wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rtt_seconds", b"_rtt_seconds", "address", b"address", "calibration", b"calibration", "load", b"load", "max_sessions", b"max_sessions", "model", b"model", "name", b"name", "num_reports", b"num_reports", "rtt_seconds", b"rtt_seconds", "step_seconds", b"step_seconds", "up", b"up", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__rtt_seconds: _TypeAlias = _typing.Literal["rtt_seconds"]  # noqa: Y015
     _WhichOneofArgType__rtt_seconds: _TypeAlias = _typing.Literal["_rtt_seconds", b"_rtt_seconds"]  # noqa: Y015

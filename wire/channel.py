@@ -41,6 +41,9 @@ CHANNEL_OPTIONS: ChannelOptions = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 
+MAX_CONNECTIONS = "grpc.max_allowed_incoming_connections"
+"""A server's option: the most connections to a port; one more is closed before its handshake."""
+
 SERVER_OPTIONS: ChannelOptions = (
     *_COMMON,
     ("grpc.http2.min_ping_interval_without_data_ms", _MIN_PING_INTERVAL_MS),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 
 from wire.edge_plan import EdgePlan
 from wire.messages import Load, ModelDescription, Plan
+from wire.targets import Endpoint
 
 PAPER = "paper"
 """The origin of a plan where a searched one was wanted and none fits."""
@@ -147,7 +148,7 @@ class Replica:
     """One cloud service of the fleet, as the orchestrator last saw it.
 
     Attributes:
-        address: `HOST:PORT`, from the orchestrator's own configuration.
+        address: `HOST:PORT`, from the orchestrator's own configuration or what a name of it stands for.
         is_up: It said SERVING when it was last asked.
         model: What it serves; None where it was never seen.
         load: When it was last asked.
@@ -157,6 +158,7 @@ class Replica:
         rtt_seconds: Median of what edges reported.
         calibration: Measured over predicted latency, as learned.
         num_reports: How many session reports these estimates stand on.
+        name: See `wire.targets.Endpoint`.
     """
 
     address: str
@@ -169,6 +171,12 @@ class Replica:
     rtt_seconds: float | None = None
     calibration: float = 1.0
     num_reports: int = 0
+    name: str = ""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """How it is connected to."""
+        return Endpoint(address=self.address, name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)

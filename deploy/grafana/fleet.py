@@ -169,6 +169,13 @@ DASHBOARD = Dashboard(
                 queries=(Query(expr=f"ecdiff_agent_queue{{{_EDGE}}}", legend="{{instance}}"),),
             ),
             Panel(
+                title="Calls refused for their token",
+                description="At the orchestrator: a wrong or missing token. Those at the replicas are on Cloud. Above "
+                "ten in 10 minutes EcdiffRequestsRefused watches both.",
+                unit="suffix: /min",
+                queries=(per_minute("ecdiff_fleet_token_refusals_total", _FLEET, "instance"),),
+            ),
+            Panel(
                 title="What runs",
                 description="Processes by component and version; two versions of one component: a roll-out is under "
                 "way.",

@@ -94,6 +94,14 @@ DASHBOARD = Dashboard(
                 kind="stack",
                 queries=(per_minute("ecdiff_handoffs_total", _EDGE, "reason"),),
             ),
+            Panel(
+                title="Moves to another cloud",
+                description="Generations that another replica went on with, by what they left theirs for: lost, full, "
+                "or an answer that cannot be used. They cost time and evaluations, and no handoff.",
+                unit="suffix: /min",
+                kind="stack",
+                queries=(per_minute("ecdiff_cloud_moves_total", _EDGE, "reason"),),
+            ),
         ),
         (
             Panel(

@@ -57,14 +57,16 @@ class Agent:
         client: Not loaded yet; the agent closes it.
         settings: What it was made from.
         max_queue: Most generations that wait.
+        log_prompts: Whether prompts are in the log.
     """
 
-    def __init__(self, client: EdgeClient, settings: Settings, *, max_queue: int) -> None:
+    def __init__(self, client: EdgeClient, settings: Settings, *, max_queue: int, log_prompts: bool = False) -> None:
         self.metrics = AgentMetrics(client.metrics.registry)
         self.address = ""
         self._client = client
         self._settings = settings
         self._max_queue = max_queue
+        self._log_prompts = log_prompts
         self._turns = Turns(max_waiting=max_queue, on_change=self.metrics.queue.set)
         self._idle = Idle(client)
         self._running: set[asyncio.Task[Made]] = set()
@@ -123,7 +125,7 @@ class Agent:
                 catching_up.cancel()
                 if self._state == SERVING:
                     self._idle.begin()
-                _log.info("generation ended", extra={"request_id": request.request_id, "outcome": outcome})
+                _log.info("generation ended", extra=self._for_the_log(request, outcome))
         # The next one need not wait for it.
         result.report["agent"] = self.address
         return Made(
@@ -133,6 +135,12 @@ class Agent:
             queue_seconds=began - ticket.arrived_at,
             start_seconds=start_seconds,
         )
+
+    def _for_the_log(self, request: GenerationRequest, outcome: str) -> dict[str, str]:
+        facts = {"request_id": request.request_id, "outcome": outcome}
+        if self._log_prompts:
+            facts |= {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        return facts
 
     async def _run(self, ticket: Ticket, began: float, updates: Updates) -> tuple[GenerationResult, float]:
         """Return what was made, and how long after `began` its first step began."""

@@ -31,6 +31,7 @@ class AgentConfig:
         max_queue: Most generations that wait.
         grace_seconds: How long the running and the waiting ones may go on after SIGTERM.
         exit_with_stdin: Whether the end of standard input ends the agent.
+        log_prompts: Whether prompts are in the log.
 
     Raises:
         ValueError: Another machine could reach it, or a number is negative.
@@ -42,6 +43,7 @@ class AgentConfig:
     max_queue: int = 16
     grace_seconds: float = 30.0
     exit_with_stdin: bool = False
+    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         if not self.listen.loopback:

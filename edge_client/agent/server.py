@@ -41,7 +41,7 @@ async def run(client: EdgeClient, config: AgentConfig) -> int:
         EcdiffError: The cloud service of the agent's own says why it cannot run.
     """
     stop = Stop()
-    agent = Agent(client, config.settings, max_queue=config.max_queue)
+    agent = Agent(client, config.settings, max_queue=config.max_queue, log_prompts=config.log_prompts)
 
     def register(server: grpc.aio.Server) -> None:
         edge_agent_v1_pb2_grpc.add_EdgeAgentServicer_to_server(EdgeAgentServicer(agent), server)

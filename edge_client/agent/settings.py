@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edge_client.agent.convert import copy_fields, set_fields
-from edge_client.request import parse_addresses
 from models import bundled_pair
 from protos import edge_agent_v1_pb2 as pb
 from wire.serving.address import Address
+from wire.targets import parse_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Settings:
         """
         values = {field.name: options[field.name] for field in fields(cls) if options.get(field.name) is not None}
         if "cloud" in values:
-            values["cloud"] = ",".join(parse_addresses(values["cloud"]))
+            values["cloud"] = ",".join(parse_targets(values["cloud"]))
         if "orchestrator" in values:
             values["orchestrator"] = str(Address.parse(values["orchestrator"]))
         if "cloud" not in values and "orchestrator" not in values:

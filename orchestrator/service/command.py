@@ -16,10 +16,12 @@ from wire.serving.command_line import (
     PROCESS_OPTIONS,
     TLS_OPTIONS,
     TOKEN_OPTIONS,
+    connection_options,
     listen_options,
-    read_token,
+    read_tokens,
     tls_files,
 )
+from wire.targets import parse_targets
 
 if TYPE_CHECKING:
     from wire.credentials import Credentials
@@ -52,7 +54,13 @@ the folder are noticed; a broken one is a line in the log.
 
 """
 _CLOUD_OPTIONS = (
-    click.option("--cloud", metavar="HOST:PORT[,HOST:PORT]", default="", help="The replicas: running cloud services."),
+    click.option(
+        "--cloud",
+        metavar="HOST:PORT[,HOST:PORT]",
+        default="",
+        help="The replicas: running cloud services. dns:///HOST:PORT stands for every address of a name, asked for "
+        "again and again.",
+    ),
     click.option("--cloud-auth-token-file", type=_FILE, help="File with the bearer token that they ask for."),
     click.option("--cloud-tls-ca", type=_FILE, help="Certificate authority of theirs; turns TLS towards them on."),
     click.option("--cloud-tls-cert", type=_FILE, help="Client certificate, where they ask for one."),
@@ -68,7 +76,7 @@ _CLOUD_OPTIONS = (
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the estimates, made where it is missing; without it a restart forgets them.",
 )
-@with_options(_CLOUD_OPTIONS, TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
+@with_options(_CLOUD_OPTIONS, connection_options(4096), TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
 def serve(
     plans: Path | None,
     cloud: str,
@@ -81,17 +89,17 @@ def serve(
 ) -> int:
     """Run `orchestrator serve`; the options are explained in its help."""
     _quiet_grpc()
-    tls, token = tls_files(tls_cert, tls_key, tls_client_ca), read_token(auth_token_file)
+    tls, tokens = tls_files(tls_cert, tls_key, tls_client_ca), read_tokens(auth_token_file)
     client_options = {
         name: options.pop(f"cloud_{name}") for name in ("auth_token_file", "tls_ca", "tls_cert", "tls_key")
     }
     try:
         config = OrchestratorConfig(
             plans=plans or PLANS_DIR,
-            replicas=_addresses(cloud),
+            replicas=parse_targets(cloud) if cloud else (),
             credentials=_credentials(client_options, allow_plaintext_token=options["allow_plaintext_token"]),
             tls=tls,
-            auth_token=token,
+            tokens=tokens,
             **options,
         )
     except ValueError as error:
@@ -141,15 +149,6 @@ def status(address: str, allow_plaintext_token: bool, **options: Any) -> None:
     from orchestrator.service.show import show_status
 
     asyncio.run(show_status(checked, credentials))
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    """Return the replicas as they were written, checked: an edge must name them so in its reports."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    for part in parts:
-        if Address.parse(part).port == 0:
-            raise ValueError(f"a replica needs a port, not {part!r}")
-    return tuple(parts)
 
 
 def _credentials(options: dict[str, Any], *, allow_plaintext_token: bool) -> Credentials:

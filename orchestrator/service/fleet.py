@@ -10,6 +10,7 @@ from orchestrator.service.estimates import ReplicaEstimates
 from wire.convert.checks import MAX_SECONDS
 from wire.fleet_messages import KnownCosts, Replica, SessionReport
 from wire.messages import Description, Load
+from wire.targets import Endpoint
 
 WAITED_STEPS = 10
 """A generation waits for the device about so often: the searched plans make 6 to 13 calls."""
@@ -62,14 +63,28 @@ class Fleet:
     """Keeps replicas and their estimates.
 
     Args:
-        addresses: `HOST:PORT` of every replica; no other is ever known.
-        estimates: What was known of some of them before.
+        estimates: What was known of some of them before, by `HOST:PORT`.
     """
 
-    def __init__(self, addresses: Iterable[str], estimates: dict[str, ReplicaEstimates] | None = None) -> None:
-        known = estimates or {}
-        self.states = {address: ReplicaState() for address in addresses}
-        self.estimates = {address: known.get(address, ReplicaEstimates()) for address in self.states}
+    def __init__(self, estimates: dict[str, ReplicaEstimates] | None = None) -> None:
+        self.states: dict[str, ReplicaState] = {}
+        self.estimates: dict[str, ReplicaEstimates] = {}
+        self._names: dict[str, str] = {}
+        self._earlier = estimates or {}
+
+    def become(self, endpoints: Iterable[Endpoint]) -> None:
+        """Take these for the replicas from now on; what was learned of others is forgotten."""
+        self._names = {each.address: each.name for each in endpoints}
+        self.states = {address: self.states.get(address, ReplicaState()) for address in self._names}
+        known = self._earlier | self.estimates
+        self.estimates = {address: known.get(address, ReplicaEstimates()) for address in self._names}
+        if self._names:
+            self._earlier = {}
+
+    @property
+    def remembered(self) -> dict[str, ReplicaEstimates]:
+        """What a restart needs; as long as there is no replica yet, what was known before."""
+        return self._earlier | self.estimates
 
     def saw(self, address: str, description: Description) -> None:
         """Note a replica that serves; with another model than before what was learned of it is void."""
@@ -183,6 +198,7 @@ class Fleet:
             rtt_seconds=rtt_seconds,
             calibration=estimates.calibration(now_seconds),
             num_reports=estimates.num_reports,
+            name=self._names[address],
         )
 
     def _step_seconds(self, address: str, elements: int, now_seconds: float) -> float | None:

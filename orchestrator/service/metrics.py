@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from orchestrator.plan import MODES
 from orchestrator.service.estimates import prediction_ratio
+from wire.errors import Unauthenticated
 from wire.fleet_messages import HANDOFF_STAGES, OUTCOMES, PAPER, SECONDS_BUCKETS, Replica, SessionReport
 
 _RATIOS = (0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
@@ -18,13 +18,9 @@ _SOURCES = ("cloud", "extrapolated", "edge", "correction")
 
 
 class FleetMetrics:
-    """The series of one orchestrator, in a registry of its own.
+    """The series of one orchestrator, in a registry of its own; `replica` is an address of its replicas, no other."""
 
-    Args:
-        replicas: `HOST:PORT` of its configuration: the only values that the label `replica` has.
-    """
-
-    def __init__(self, replicas: Iterable[str]) -> None:
+    def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
 
@@ -61,17 +57,18 @@ class FleetMetrics:
         self._nfe = Counter(
             "ecdiff_fleet_nfe", "Steps, by the source of their prediction.", ["source"], registry=registry
         )
+        self._token_refusals = Counter(
+            "ecdiff_fleet_token_refusals", "Calls refused for a token that was wrong or missing.", registry=registry
+        )
         self._ratio = Histogram(
             "ecdiff_fleet_prediction_ratio", "Measured over predicted latency.", buckets=_RATIOS, registry=registry
         )
         build = Info("ecdiff_build", "What runs here.", registry=registry)
         build.info({"version": importlib.metadata.version("ecdiff"), "component": "orchestrator"})
-        self._create_known_labels(replicas)
+        self._create_known_labels()
 
-    def _create_known_labels(self, replicas: Iterable[str]) -> None:
+    def _create_known_labels(self) -> None:
         # A series that starts at 0 lets rate() see its first increment.
-        for replica in replicas:
-            self._up.labels(replica)
         for origin in (SEARCHED, PAPER):
             self._plans.labels(origin)
         for mode in MODES:
@@ -86,6 +83,10 @@ class FleetMetrics:
     def plan(self, origin: str) -> None:
         """Count a plan that was handed out: every file's name is `searched`."""
         self._plans.labels(PAPER if origin == PAPER else SEARCHED).inc()
+
+    def token_refused(self, error: Unauthenticated) -> None:
+        """Count a call that was refused for its token."""
+        self._token_refusals.inc()
 
     def report(self, report: SessionReport) -> None:
         """Count a generation whose mode and outcome are known ones."""
@@ -116,3 +117,8 @@ class FleetMetrics:
             self._rtt.labels(address).set(replica.rtt_seconds)
         else:
             self._rtt.remove(address)
+
+    def replica_gone(self, address: str) -> None:
+        """Show nothing of a replica any more."""
+        for gauge in (self._up, self._sessions, self._queue, self._max_sessions, self._step, self._rtt):
+            gauge.remove(address)

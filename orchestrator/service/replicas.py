@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 import grpc.aio
@@ -16,9 +16,12 @@ from protos import ecdiff_v1_pb2 as pb
 from protos.ecdiff_v1_pb2_grpc import CloudDenoiserStub
 from wire.calls import call_unary
 from wire.convert import decode_description
+from wire.convert.fleet import MAX_REPLICAS
 from wire.credentials import Credentials
 from wire.errors import EcdiffError, NotServing, from_status
 from wire.messages import Description
+from wire.resolver import Targets
+from wire.targets import Endpoint
 
 _log = logging.getLogger(LOGGER_NAME)
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -29,40 +32,89 @@ class Watcher:
 
     Args:
         fleet: Told what is seen.
+        targets: What its replicas are; names among them are asked for again and again, too.
         credentials: For the replicas.
         timings: How often, and how long to wait.
         on_look: Called with the address after each look.
-
-    Raises:
-        ValueError: The token would travel in the clear to another host.
-        OSError: The token file cannot be read.
+        on_gone: Called with the address of one that no name stands for any more.
     """
 
     def __init__(
-        self, fleet: Fleet, credentials: Credentials, timings: Timings, on_look: Callable[[str], object]
+        self,
+        fleet: Fleet,
+        targets: Sequence[str],
+        credentials: Credentials,
+        timings: Timings,
+        *,
+        on_look: Callable[[str], object],
+        on_gone: Callable[[str], object],
     ) -> None:
         self._fleet = fleet
-        self._on_look = on_look
-        self._poll_seconds = timings.poll_seconds
-        self._eyes = [_Eye(address, credentials, timings.poll_timeout_seconds) for address in fleet.states]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._targets = Targets(targets)
+        self._credentials = credentials
+        self._timings = timings
+        self._on_look, self._on_gone = on_look, on_gone
+        self._watching: dict[Endpoint, asyncio.Task[None]] = {}
+        self._naming: asyncio.Task[None] | None = None
+        self._problems: tuple[str, ...] = ()
 
     async def start(self) -> None:
         """Look at every replica once, all at the same time; then go on in the background."""
-        await asyncio.gather(*(self._look(eye) for eye in self._eyes))
-        self._tasks = [asyncio.create_task(self._watch(eye)) for eye in self._eyes]
+        await self._follow_names()
+        if self._targets.have_names:
+            self._naming = asyncio.create_task(self._keep_following())
 
     async def stop(self) -> None:
         """Stop looking."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(eye.close() for eye in self._eyes))
+        if self._naming is not None:
+            await _cancelled(self._naming)
+        await asyncio.gather(*(_cancelled(task) for task in self._watching.values()))
 
-    async def _watch(self, eye: _Eye) -> None:
+    async def _keep_following(self) -> None:
         while True:
-            await asyncio.sleep(self._poll_seconds)
-            await self._look(eye)
+            await asyncio.sleep(self._timings.resolve_seconds)
+            await self._follow_names()
+
+    async def _follow_names(self) -> None:
+        """Watch what the targets stand for now, and nothing else; return when each newcomer was looked at."""
+        endpoints = await self._endpoints()
+        gone = self._watching.keys() - endpoints
+        await asyncio.gather(*(_cancelled(self._watching.pop(each)) for each in gone))
+        self._fleet.become(endpoints)
+        for each in gone:
+            self._on_gone(each.address)
+            _log.info("a replica is gone", extra={"replica": each.address, "of": each.name})
+        seen = []
+        for new in [each for each in endpoints if each not in self._watching]:
+            looked = asyncio.Event()
+            seen.append(looked.wait())
+            self._watching[new] = asyncio.create_task(self._watch(new, looked))
+        await asyncio.gather(*seen)
+
+    async def _endpoints(self) -> list[Endpoint]:
+        try:
+            # In an order of their own: of more than an edge would read, it is always the same ones that are left out.
+            endpoints = sorted(await self._targets.endpoints(), key=lambda each: each.address)
+        except NotServing:
+            endpoints = []
+        problems = self._targets.problems
+        if len(endpoints) > MAX_REPLICAS:
+            problems += (f"of {len(endpoints)} replicas only {MAX_REPLICAS} are used",)
+        for problem in set(problems) - set(self._problems):
+            _log.warning("a name cannot be followed", extra={"problem": problem})
+        self._problems = problems
+        return endpoints[:MAX_REPLICAS]
+
+    async def _watch(self, endpoint: Endpoint, looked: asyncio.Event) -> None:
+        eye = _Eye(endpoint, self._credentials, self._timings.poll_timeout_seconds)
+        try:
+            while True:
+                await self._look(eye)
+                looked.set()
+                await asyncio.sleep(self._timings.poll_seconds)
+        finally:
+            looked.set()
+            await eye.close()
 
     async def _look(self, eye: _Eye) -> None:
         before = self._fleet.states[eye.address]
@@ -83,10 +135,9 @@ class Watcher:
 class _Eye:
     """Looks at one replica, on one connection for as long as that is good."""
 
-    def __init__(self, address: str, credentials: Credentials, timeout_seconds: float) -> None:
-        self.address = address
+    def __init__(self, endpoint: Endpoint, credentials: Credentials, timeout_seconds: float) -> None:
+        self.address, self._name = endpoint.address, endpoint.name
         self._credentials = credentials
-        self._metadata = credentials.metadata(address)
         self._timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
 
@@ -98,12 +149,14 @@ class _Eye:
         """
         try:
             if self._channel is None:
-                self._channel = self._credentials.channel(self.address)
+                self._channel = self._credentials.channel(self.address, name=self._name)
             return await self._ask(self._channel)
         except grpc.aio.AioRpcError as error:
             # A channel that failed waits longer and longer before it tries again; a fresh one tries at once.
             await self.close()
             raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
+        except ValueError as error:
+            raise NotServing(str(error)) from error
         except OSError as error:
             raise NotServing(f"its certificates cannot be read here: {error}") from error
 
@@ -120,5 +173,11 @@ class _Eye:
         if answer.status != _SERVING:
             raise NotServing("it is loading or draining")
         describe = CloudDenoiserStub(channel).Describe
-        described = await call_unary(describe, pb.DescribeRequest(), timeout_seconds=seconds, metadata=self._metadata)
+        metadata = self._credentials.metadata(self.address)
+        described = await call_unary(describe, pb.DescribeRequest(), timeout_seconds=seconds, metadata=metadata)
         return decode_description(described)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

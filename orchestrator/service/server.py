@@ -18,11 +18,12 @@ from orchestrator.service.replicas import Watcher
 from orchestrator.service.servicer import Orchestrator
 from orchestrator.service.state import StateFile
 from protos import orchestrator_v1_pb2, orchestrator_v1_pb2_grpc
-from wire.channel import SERVER_OPTIONS
+from wire.channel import MAX_CONNECTIONS, SERVER_OPTIONS
 from wire.serving.address import Address
 from wire.serving.ports import Ports
 from wire.serving.stop import Stop
 from wire.serving.token import TokenInterceptor
+from wire.targets import address_of
 
 _log = logging.getLogger(LOGGER_NAME)
 _SERVICE_NAME = orchestrator_v1_pb2.DESCRIPTOR.services_by_name["Orchestrator"].full_name
@@ -33,7 +34,6 @@ _LIMITS = {
     "grpc.max_receive_message_length": _MAX_REQUEST_BYTES,
     "grpc.max_concurrent_streams": _MAX_CALLS_OF_A_CONNECTION,
 }
-_OPTIONS = tuple((dict(SERVER_OPTIONS) | _LIMITS).items())
 
 
 class OrchestratorServer:
@@ -51,19 +51,28 @@ class OrchestratorServer:
         self._config = config
         self._state = None if config.state is None else StateFile(config.state)
         known = {} if self._state is None else self._state.load(time.time())
-        self._fleet = Fleet(config.replicas, known)
+        self._fleet = Fleet(known)
         self._library = PlanLibrary(config.plans)
-        self._metrics = FleetMetrics(config.replicas)
-        self._watcher = Watcher(self._fleet, config.credentials, config.timings, self._show)
-        token = config.auth_token
+        self._metrics = FleetMetrics()
+        for target in config.replicas:
+            config.credentials.metadata(address_of(target))  # what is wrong with it is known at once
+        self._watcher = Watcher(
+            self._fleet,
+            config.replicas,
+            config.credentials,
+            config.timings,
+            on_look=self._show,
+            on_gone=self._metrics.replica_gone,
+        )
+        tokens = config.tokens
         self._ports = Ports(
             _SERVICE_NAME,
             listen=config.listen,
             metrics_listen=config.metrics_listen,
             registry=self._metrics.registry,
             tls=config.tls,
-            interceptors=[] if token is None else [TokenInterceptor(token, on_refused=lambda error: None)],
-            options=_OPTIONS,
+            interceptors=[] if tokens is None else [TokenInterceptor(tokens, on_refused=self._metrics.token_refused)],
+            options=tuple((dict(SERVER_OPTIONS) | _LIMITS | {MAX_CONNECTIONS: config.max_connections}).items()),
         )
         self._saving: asyncio.Task[None] | None = None
 
@@ -127,7 +136,7 @@ class OrchestratorServer:
         if self._state is None:
             return
         try:
-            self._state.save(self._fleet.estimates)
+            self._state.save(self._fleet.remembered)
         except OSError as error:
             _log.error("the estimates cannot be saved", extra={"problem": str(error)})
 

@@ -51,7 +51,7 @@ def replicas_table(status: FleetStatus) -> Table:
 def _cells(replica: Replica) -> tuple[str, ...]:
     model, rtt_seconds = replica.model, replica.rtt_seconds
     return (
-        replica.address,
+        f"{replica.address} ({replica.name})" if replica.name else replica.address,
         "up" if replica.is_up else "down",
         model.name if model is not None else "-",
         f"{replica.load.sessions} of {replica.max_sessions}" if replica.is_up else "-",

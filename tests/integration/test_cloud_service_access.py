@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,10 +21,17 @@ from wire.errors import LimitExceeded, NotServing, Unauthenticated, from_status
 from wire.messages import Codec, Finished, Limits
 from wire.serving.address import Address
 from wire.serving.tls import TlsFiles
+from wire.tokens import TokenFile
 
 TLS = DATA / "tls"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> TokenFile:
+    (tmp_path / "token").write_text("secret\n")
+    return TokenFile(tmp_path / "token")
 
 
 async def failure(call: object) -> Exception:
@@ -33,8 +41,8 @@ async def failure(call: object) -> Exception:
     return from_status(error.code(), error.details(), error.trailing_metadata())
 
 
-async def test_every_call_but_health_wants_the_token() -> None:
-    async with running_cloud(auth_token="secret") as cloud, open_channel(cloud.address) as stub:
+async def test_every_call_but_health_wants_the_token(tokens: TokenFile) -> None:
+    async with running_cloud(tokens=tokens) as cloud, open_channel(cloud.address) as stub:
         for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "secret"),)):
             stream = Stream(stub, metadata)
             assert isinstance(await stream.error(), Unauthenticated)
@@ -51,8 +59,8 @@ async def test_every_call_but_health_wants_the_token() -> None:
             assert answer.status == SERVING
 
 
-async def test_a_method_that_does_not_exist_is_unimplemented_with_the_right_token() -> None:
-    async with running_cloud(auth_token="secret") as cloud, grpc.aio.insecure_channel(str(cloud.address)) as channel:
+async def test_a_method_that_does_not_exist_is_unimplemented_with_the_right_token(tokens: TokenFile) -> None:
+    async with running_cloud(tokens=tokens) as cloud, grpc.aio.insecure_channel(str(cloud.address)) as channel:
         call = channel.unary_unary("/ecdiff.v9.CloudDenoiser/Denoise")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(b"", metadata=(("authorization", "Bearer secret"),))
@@ -71,6 +79,33 @@ async def test_tls_with_client_certificates() -> None:
             call = ecdiff_v1_pb2_grpc.CloudDenoiserStub(channel).Describe(pb.DescribeRequest())
             with pytest.raises(grpc.aio.AioRpcError):
                 await call
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_nobody_is_told_the_schema(version: str) -> None:
+    async with running_cloud() as cloud, grpc.aio.insecure_channel(str(cloud.address)) as channel:
+        call = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")(iter([b""]))
+        assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_one_connection_too_many_is_closed_and_the_others_are_served_on() -> None:
+    async with running_cloud(max_connections=2) as cloud, open_channel(cloud.address) as first:
+        await first.Describe(pb.DescribeRequest())
+        # Not a byte is sent on it: connections count before any handshake.
+        _, silent = await asyncio.open_connection(cloud.address.host, cloud.address.port)
+        async with open_channel(cloud.address) as too_many:
+            assert isinstance(await failure(too_many.Describe(pb.DescribeRequest(), timeout=5)), NotServing)
+        await first.Describe(pb.DescribeRequest())
+        silent.close()
+        await silent.wait_closed()
+        async with asyncio.timeout(30):
+            while True:
+                async with open_channel(cloud.address) as second:
+                    try:
+                        await second.Describe(pb.DescribeRequest(), timeout=5)
+                        break
+                    except grpc.aio.AioRpcError:
+                        await asyncio.sleep(0.05)
 
 
 async def test_describe_tells_model_limits_and_load() -> None:

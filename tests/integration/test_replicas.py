@@ -16,6 +16,7 @@ from harness.programs import Programs
 from harness.reference import EDGE_MODEL
 from harness.scripted_cloud import Send, scripted_cloud
 from harness.waiting import eventually, running
+from orchestrator.handoff import LOST_REASONS
 from orchestrator.plan import PlanOptions
 from wire.errors import Busy
 from wire.messages import Description, Open
@@ -28,6 +29,12 @@ STEPS, LOST_AT, HANDOFF = 20, 7, 16
 def a_request(seed: int = 5, **options: object) -> GenerationRequest:
     plan = PlanOptions(num_inference_steps=STEPS, handoff_step=HANDOFF, **options)  # type: ignore[arg-type]
     return GenerationRequest(prompt="a cat", mode="split", plan_options=plan, guidance_scale=7.5, seed=seed)
+
+
+def moves(client: EdgeClient) -> dict[str, float | None]:
+    """How often its generations went on at another cloud, by reason."""
+    sample = client.metrics.registry.get_sample_value
+    return {reason.value: sample("ecdiff_cloud_moves_total", {"reason": reason.value}) for reason in LOST_REASONS}
 
 
 class Steps:
@@ -67,6 +74,7 @@ async def test_a_generation_moves_from_the_newest_latents(
         (line,) = report["fallbacks"]
         assert f"the cloud at {second.address} goes on from step {LOST_AT} of {STEPS}" in line
         assert steps.notes == [line]
+        assert moves(mover) == {"cloud_lost": 1, "cloud_full": 0, "cloud_error": 0}
         parts = ("connect", "cloud_queue", "cloud_compute", "network", "handoff", "edge_compute", "decode")
         assert sum(report["seconds"][part] for part in parts) == pytest.approx(report["seconds"]["total"], rel=0.1)
         assert second.nfe()["cloud"] == HANDOFF - LOST_AT
@@ -155,6 +163,7 @@ async def test_a_full_cloud_is_left_for_one_with_a_place(start_cloud: StartCloud
     async with occupied(full), EdgeClient(cloud=f"{full.address},{free.address}", edge_model=str(EDGE_MODEL)) as mover:
         report = (await mover.run(a_request())).report
     assert report["step_sources"] == "C" * HANDOFF + "e" * 4
+    assert moves(mover) == {"cloud_lost": 0, "cloud_full": 1, "cloud_error": 0}
     assert report["clouds"] == [full.address, free.address]
 
 

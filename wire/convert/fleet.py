@@ -134,6 +134,7 @@ def _decode_replica(message: pb.Replica) -> Replica:
         rtt_seconds=optional_seconds(message, "rtt_seconds"),
         calibration=_calibration(message.calibration),
         num_reports=message.num_reports,
+        name=checks.text(message.name, "a replica's name"),
     )
 
 

@@ -13,6 +13,7 @@ import click
 
 from wire.serving.address import Address
 from wire.serving.tls import TlsFiles
+from wire.tokens import TokenFile
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -23,7 +24,11 @@ TLS_OPTIONS = (
     click.option("--tls-client-ca", type=_FILE, help="PEM; clients must show a certificate that it signed."),
 )
 TOKEN_OPTIONS = (
-    click.option("--auth-token-file", type=_FILE, help="Clients must send this token."),
+    click.option(
+        "--auth-token-file",
+        type=_FILE,
+        help="Clients must send a token of this file: one a line, all of them good. Read again when it changes.",
+    ),
     click.option("--allow-plaintext-token", is_flag=True, help="Let the token cross a network without TLS."),
 )
 PROCESS_OPTIONS = (
@@ -39,6 +44,19 @@ PROCESS_OPTIONS = (
         "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
     ),
 )
+
+
+def connection_options(max_connections: int) -> tuple[Callable[[_Command], _Command], ...]:
+    """Return `--max-connections` with this default."""
+    return (
+        click.option(
+            "--max-connections",
+            type=click.IntRange(1),
+            default=max_connections,
+            show_default=True,
+            help="Most connections to --listen at a time; what comes on top is closed. An edge holds up to two.",
+        ),
+    )
 
 
 def listen_options(listen: str, metrics_listen: str) -> tuple[Callable[[_Command], _Command], ...]:
@@ -83,19 +101,17 @@ def tls_files(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tl
     return None
 
 
-def read_token(file: Path | None) -> str | None:
-    """Return the token in a file.
+def read_tokens(file: Path | None) -> TokenFile | None:
+    """Return the tokens in a file; None lets everyone in.
 
     Raises:
-        click.UsageError: It is empty.
+        click.UsageError: It is empty, or holds no tokens.
         OSError: It cannot be read.
     """
-    if file is None:
-        return None
-    token = file.read_text().strip()
-    if not token:
-        raise click.UsageError(f"the token file {file} is empty")
-    return token
+    try:
+        return None if file is None else TokenFile(file)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def run_service(cli: click.Group, name: str, log: logging.Logger) -> None:

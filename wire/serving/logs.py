@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on stderr. Prompt text is never logged."""
+"""Structured logs: one JSON object a line on stderr. Only `--log-prompts` puts a prompt there."""
 
 from __future__ import annotations
 

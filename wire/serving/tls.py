@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wire.watched import Watched
+
 if TYPE_CHECKING:  # a command line that only checks its options has no use for them
     import grpc
     from prometheus_client import CollectorRegistry
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,14 @@ def tls_complaint(tls: TlsFiles) -> str:
     return ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What the files hold: for gRPC, and when the first certificate ends, Unix time."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    end_seconds: float
+
+
 class ServedCertificate:
     """What a port shows, read again whenever the files change: a renewed certificate needs no restart.
 
@@ -55,17 +62,15 @@ class ServedCertificate:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._seen = self._look()
-        if complaint := tls_complaint(files):
-            raise ValueError(complaint)
-        self._read()
+        paths = [path for path in (files.cert, files.key, files.client_ca) if path]
+        self._watched = Watched("certificate", paths, self._read)
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return what a secure port wants."""
         import grpc
 
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration,
+            self._watched.latest.configuration,
             self._renewed,  # type: ignore[arg-type]  # the stubs do not know that None means no change
             require_client_authentication=self._files.client_ca is not None,
         )
@@ -79,36 +84,23 @@ class ServedCertificate:
             "When the served certificate ends, Unix time.",
             registry=registry,
         )
-        end.set_function(lambda: self._end_seconds)
+        end.set_function(lambda: self._watched.latest.end_seconds)
 
-    def _look(self) -> list[tuple[int, int, int]]:
-        """Return what changes when a file is written, or a link to it is moved."""
-        states = [path.stat() for path in (self._files.cert, self._files.key, self._files.client_ca) if path]
-        return [(state.st_mtime_ns, state.st_ino, state.st_size) for state in states]
-
-    def _read(self) -> None:
+    def _read(self) -> _Shown:
         import grpc
         from cryptography import x509
 
         files = self._files
+        if complaint := tls_complaint(files):
+            raise ValueError(complaint)
         key, cert = files.key.read_bytes(), files.cert.read_bytes()
         client_ca = files.client_ca.read_bytes() if files.client_ca else None
         served = x509.load_pem_x509_certificates(cert)[0]
-        self._configuration = grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
-        self._end_seconds = served.not_valid_after_utc.timestamp()
+        configuration = grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=client_ca)
+        return _Shown(configuration=configuration, end_seconds=served.not_valid_after_utc.timestamp())
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what gRPC shows from now on; None: what it did. Called by gRPC at each handshake, one at a time."""
-        try:
-            if (now := self._look()) == self._seen:
-                return None
-            if complaint := tls_complaint(self._files):
-                raise ValueError(complaint)
-            self._read()
-        except (OSError, ValueError) as error:
-            # Not remembered as seen: the next client's handshake looks again.
-            _log.warning("the old certificate is served on", extra={"reason": str(error)})
-            return None
-        self._seen = now
-        _log.info("a renewed certificate is served")
-        return self._configuration
+        before = self._watched.latest
+        now = self._watched.now()
+        return None if now is before else now.configuration

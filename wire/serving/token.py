@@ -1,4 +1,4 @@
-"""The bearer token, checked on every call but health checks."""
+"""The bearer tokens, checked on every call but health checks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import grpc
 import grpc.aio
 
 from wire.errors import Unauthenticated, to_status
+from wire.tokens import TokenFile
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _HEALTH_PREFIX = "/grpc.health.v1.Health/"
 
 
-def check_token(token: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Let a call with `authorization: Bearer TOKEN` in its metadata pass; compared in constant time.
+def check_token(tokens: TokenFile, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Let a call with `authorization: Bearer TOKEN` in its metadata pass, for any token of the file.
 
     Raises:
         Unauthenticated: It has another, or none.
     """
     given = next((value for key, value in metadata if key == "authorization"), "")
     given_bytes = given.encode() if isinstance(given, str) else given
-    if not hmac.compare_digest(given_bytes, f"Bearer {token}".encode()):
+    # A list: any() of a generator would tell by its time which of them was given.
+    if not any([hmac.compare_digest(given_bytes, f"Bearer {token}".encode()) for token in tokens.accepted()]):
         raise Unauthenticated("wrong token" if given else "this service wants a token: say --auth-token-file")
 
 
@@ -31,12 +33,12 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without `authorization: Bearer TOKEN`.
 
     Args:
-        token: The secret.
+        tokens: Each of them is good; all are compared, each in constant time.
         on_refused: Called with the error of each refused call.
     """
 
-    def __init__(self, token: str, *, on_refused: Callable[[Unauthenticated], None]) -> None:
-        self._token = token
+    def __init__(self, tokens: TokenFile, *, on_refused: Callable[[Unauthenticated], None]) -> None:
+        self._tokens = tokens
         self._on_refused = on_refused
 
     async def intercept_service(
@@ -49,7 +51,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         if handler_call_details.method.startswith(_HEALTH_PREFIX):
             return handler
         try:
-            check_token(self._token, handler_call_details.invocation_metadata or ())
+            check_token(self._tokens, handler_call_details.invocation_metadata or ())
         except Unauthenticated as error:
             self._on_refused(error)
             return _refusing(handler, error)

@@ -7,6 +7,7 @@ import pytest
 from cloud_service.config import ServerConfig, Timings
 from wire.serving.address import Address
 from wire.serving.tls import TlsFiles
+from wire.tokens import TokenFile
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:50051", "[::1]:0", "cloud.example:65535"])
@@ -33,13 +34,15 @@ def config(**fields: object) -> ServerConfig:
     return ServerConfig(**({"model": "m", "listen": address, "metrics_listen": address} | fields))
 
 
-def test_a_token_needs_tls_or_loopback_or_consent() -> None:
+def test_a_token_needs_tls_or_loopback_or_consent(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret")
+    tokens = TokenFile(tmp_path / "token")
     everywhere = Address(host="0.0.0.0", port=0)
     with pytest.raises(ValueError, match="in the clear"):
-        config(auth_token="secret", listen=everywhere)
-    config(auth_token="secret")
-    config(auth_token="secret", listen=everywhere, allow_plaintext_token=True)
-    config(auth_token="secret", listen=everywhere, tls=TlsFiles(cert=Path("c"), key=Path("k")))
+        config(tokens=tokens, listen=everywhere)
+    config(tokens=tokens)
+    config(tokens=tokens, listen=everywhere, allow_plaintext_token=True)
+    config(tokens=tokens, listen=everywhere, tls=TlsFiles(cert=Path("c"), key=Path("k")))
 
 
 @pytest.mark.parametrize("fields", [{"max_batch": 0}, {"max_sessions": 0}, {"grace_seconds": -1.0}])

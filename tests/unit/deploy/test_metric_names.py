@@ -30,7 +30,7 @@ def registered() -> dict[str, Series]:
     """The series of each job, as its processes register them, with TLS where there is a choice."""
     edge = EdgeMetrics().registry
     AgentMetrics(edge)
-    cloud, fleet = Metrics().registry, FleetMetrics(["127.0.0.1:50051"]).registry
+    cloud, fleet = Metrics().registry, FleetMetrics().registry
     tls = ROOT / "tests" / "data" / "tls"
     for registry in (cloud, fleet):
         ServedCertificate(TlsFiles(cert=tls / "server.pem", key=tls / "server.key")).publish(registry)

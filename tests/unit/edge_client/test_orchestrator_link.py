@@ -28,6 +28,7 @@ from wire.edge_plan import Agreement, EdgePlan
 from wire.errors import IncompatibleModels, NotServing, ProtocolError, VersionMismatch
 from wire.fleet_messages import KnownCosts, PlanAnswer, PlanQuery, Replica, SessionReport
 from wire.messages import ModelDescription, Plan
+from wire.targets import Endpoint
 
 EDGE_MODEL = Path(__file__).parents[2] / "data" / "sd-tiny" / "edge"
 QUERY = PlanQuery(
@@ -156,7 +157,10 @@ async def test_models_that_do_not_fit_are_left_out(edge: ModelInfo) -> None:
     unseen = Replica(address="unseen:1", is_up=False)
     other = Replica(address="other:1", is_up=True, model=model(edge, latent_channels=16))
     async with scripted(ListReplicas=always(encode_replicas([other, fits, unseen]))) as link:
-        assert await link.replicas(edge, lambda line: None) == ("fits:1", "unseen:1")
+        assert await link.replicas(edge, lambda line: None) == (
+            Endpoint(address="fits:1"),
+            Endpoint(address="unseen:1"),
+        )
     async with scripted(ListReplicas=always(encode_replicas([other]))) as link:
         with pytest.raises(IncompatibleModels, match="latent channels is 16"):
             await link.replicas(edge, lambda line: None)

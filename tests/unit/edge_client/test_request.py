@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_client.request import CODEC_OFFERS, GenerationRequest, parse_addresses
+from edge_client.request import CODEC_OFFERS, GenerationRequest
 from orchestrator.plan import PlanOptions
 from wire.messages import Codec
 
@@ -56,13 +56,3 @@ def test_each_request_has_an_id_of_its_own() -> None:
 def test_what_does_not_fit_is_refused_with_its_value(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         GenerationRequest(**{"prompt": "x", **options})
-
-
-def test_addresses_are_read_in_order() -> None:
-    assert parse_addresses("a:1, [::1]:2") == ("a:1", "[::1]:2")
-
-
-@pytest.mark.parametrize("text", ["", "host", "host:", ":80", "host:0", "host:99999", "a:1,,b:2"])
-def test_addresses_without_host_or_port_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="--cloud must be HOST:PORT"):
-        parse_addresses(text)

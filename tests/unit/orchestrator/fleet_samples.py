@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from orchestrator.service.fleet import Fleet
 from wire.fleet_messages import KnownCosts, PlanQuery
 from wire.messages import Codec, Description, Limits, Load, ModelDescription
+from wire.targets import Endpoint
 
 NOW = 1_000_000.0
 A, B, C = "a:50051", "b:50051", "c:50051"
@@ -62,3 +64,10 @@ def description(
         codecs=(Codec.RAW,),
         version="0",
     )
+
+
+def fleet_of(*addresses: str) -> Fleet:
+    """Return a fleet of which nothing was seen yet."""
+    fleet = Fleet()
+    fleet.become([Endpoint(address=address) for address in addresses])
+    return fleet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from fleet_samples import CLOUD, EDGE_COSTS, ELEMENTS, NOW, A, B, C, description
+from fleet_samples import CLOUD, EDGE_COSTS, ELEMENTS, NOW, A, B, C, description, fleet_of
 
 from orchestrator.service.fleet import Fleet
 from wire.convert.checks import MAX_SECONDS
@@ -16,7 +16,7 @@ from wire.messages import Load
 
 def fleet(**descriptions: dict[str, object]) -> Fleet:
     """Return a fleet of a, b, c, of which those with facts are up."""
-    made = Fleet((A, B, C))
+    made = fleet_of(A, B, C)
     for name, facts in descriptions.items():
         made.saw(f"{name}:50051", description(**facts))  # type: ignore[arg-type]
     return made

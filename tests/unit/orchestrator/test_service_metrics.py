@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from fleet_samples import NOW, A, description
+from fleet_samples import NOW, A, description, fleet_of
 from rich.console import Console
 
 from edge_client.series import SERIES
-from orchestrator.service.fleet import Fleet
 from orchestrator.service.metrics import FleetMetrics
 from orchestrator.service.show import replicas_table
 from wire.fleet_messages import FleetStatus, Replica, SessionReport
@@ -29,7 +28,7 @@ def printed(replica: Replica) -> str:
 
 
 def test_a_replica_that_is_down_shows_no_sessions_and_no_queue() -> None:
-    fleet, metrics = Fleet((A,)), FleetMetrics((A,))
+    fleet, metrics = fleet_of(A), FleetMetrics()
     fleet.saw(A, description(sessions=3, queue=2))
     metrics.replica(fleet.replica(A, NOW))
     assert (shown(metrics, "up"), shown(metrics, "sessions"), shown(metrics, "queue")) == (1, 3, 2)
@@ -42,7 +41,7 @@ def test_a_replica_that_is_down_shows_no_sessions_and_no_queue() -> None:
 
 
 def test_what_was_learned_of_another_model_is_not_shown_of_this_one() -> None:
-    fleet, metrics = Fleet((A,)), FleetMetrics((A,))
+    fleet, metrics = fleet_of(A), FleetMetrics()
     fleet.saw(A, description())
     fleet.learn(REPORT, NOW)
     metrics.replica(fleet.replica(A, NOW))
@@ -54,6 +53,6 @@ def test_what_was_learned_of_another_model_is_not_shown_of_this_one() -> None:
 
 @pytest.mark.parametrize("name", ["handoff_seconds", "generation_seconds"])
 def test_quantiles_of_an_edge_and_of_the_fleet_compare(name: str) -> None:
-    samples = [sample for metric in FleetMetrics((A,)).registry.collect() for sample in metric.samples]
+    samples = [sample for metric in FleetMetrics().registry.collect() for sample in metric.samples]
     of_fleet = {float(each.labels["le"]) for each in samples if each.name == f"ecdiff_fleet_{name}_bucket"}
     assert of_fleet == {*SERIES[f"ecdiff_{name}"].buckets, math.inf}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fleet_samples import CLOUD, EDGE, EDGE_COSTS, ELEMENTS, NOW, QUERY, A, description
+from fleet_samples import CLOUD, EDGE, EDGE_COSTS, ELEMENTS, NOW, QUERY, A, description, fleet_of
 from plan_files import COSTS, FILE
 
 from orchestrator.choice import choose_plan
@@ -38,7 +38,7 @@ def library(file: PlanFile, tmp_path: Path) -> PlanLibrary:
 
 @pytest.fixture
 def fleet() -> Fleet:
-    fleet = Fleet((A,))
+    fleet = fleet_of(A)
     fleet.saw(A, description())
     return fleet
 

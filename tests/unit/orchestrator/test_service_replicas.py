@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -39,6 +39,17 @@ class Replica(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         return self.answer
 
 
+def watch(
+    fleet: Fleet,
+    target: str,
+    timings: Timings = TIMINGS,
+    *,
+    on_look: Callable[[str], object] = lambda address: None,
+    on_gone: Callable[[str], object] = lambda address: None,
+) -> Watcher:
+    return Watcher(fleet, (target,), Credentials(), timings, on_look=on_look, on_gone=on_gone)
+
+
 @contextlib.asynccontextmanager
 async def watched(*, timings: Timings = TIMINGS) -> AsyncIterator[tuple[Replica, Fleet, str]]:
     """Run a replica and a watcher that has looked once."""
@@ -49,8 +60,8 @@ async def watched(*, timings: Timings = TIMINGS) -> AsyncIterator[tuple[Replica,
     ecdiff_v1_pb2_grpc.add_CloudDenoiserServicer_to_server(replica, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    fleet = Fleet((address,))
-    watcher = Watcher(fleet, Credentials(), timings, lambda address: None)
+    fleet = Fleet()
+    watcher = watch(fleet, address, timings)
     await watcher.start()
     try:
         yield replica, fleet, address
@@ -125,8 +136,8 @@ async def test_bytes_that_are_no_message_are_no_replica() -> None:
     server.add_generic_rpc_handlers((Junk(),))
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    fleet = Fleet((address,))
-    watcher = Watcher(fleet, Credentials(), TIMINGS, lambda address: None)
+    fleet = Fleet()
+    watcher = watch(fleet, address)
     await watcher.start()
     assert "no message of this schema" in fleet.states[address].problem
     await watcher.stop()
@@ -135,14 +146,14 @@ async def test_bytes_that_are_no_message_are_no_replica() -> None:
 
 async def test_a_replica_that_stays_away_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="orchestrator")
-    fleet = Fleet(("127.0.0.1:9",))
+    fleet = Fleet()
     looks = 0
 
     def look(address: str) -> None:
         nonlocal looks
         looks += 1
 
-    watcher = Watcher(fleet, Credentials(), TIMINGS, look)
+    watcher = watch(fleet, "127.0.0.1:9", on_look=look)
     await watcher.start()
     async with asyncio.timeout(20):
         while looks < 4:
