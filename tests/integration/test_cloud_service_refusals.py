@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import zstandard
 from cloud_harness import Cloud, Stream, always, open_channel, opening, running_cloud
 
 from cloud_service.config import LOGGER_NAME, Timings
+from cloud_service.memory import BatchCost, HostMemory
 from protos import ecdiff_v1_pb2 as pb
 from wire.convert import encode_client
 from wire.errors import (
@@ -98,6 +100,25 @@ async def test_a_request_that_cannot_be_served_is_refused_with_its_reason(
         assert type(refusal) is error
         assert words in str(refusal)
     assert shared_cloud.sample("ecdiff_cloud_sessions") == 0
+
+
+async def test_latents_that_do_not_fit_the_memory_that_is_free_are_refused(
+    shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = shared_cloud.server._service.served
+    assert served is not None
+    # As if the start had found that each further picture takes a petabyte.
+    narrow = replace(served, memory=HostMemory(), batch_cost=BatchCost(held_bytes=0, first_bytes=1, more_bytes=2**50))
+    monkeypatch.setattr(shared_cloud.server._service, "served", narrow)
+    async with open_channel(shared_cloud.address) as stub:
+        large = Stream(stub)
+        await large.send(opening(always(2), num_images=8))
+        refusal = await large.error()
+        assert isinstance(refusal, LimitExceeded)
+        assert "take more memory than is free here" in str(refusal)
+        usual = Stream(stub)
+        await usual.send(opening(always(2)))
+        await usual.receive_until(Finished)
 
 
 def poisoned(kind: str) -> pb.ClientMessage:
