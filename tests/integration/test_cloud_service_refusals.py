@@ -105,11 +105,11 @@ async def test_a_request_that_cannot_be_served_is_refused_with_its_reason(
 async def test_latents_that_do_not_fit_the_memory_that_is_free_are_refused(
     shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served = shared_cloud.server._service.served
+    served = shared_cloud.server.backend._service.served
     assert served is not None
     # As if the start had found that each further picture takes a petabyte.
     narrow = replace(served, memory=HostMemory(), batch_cost=BatchCost(held_bytes=0, first_bytes=1, more_bytes=2**50))
-    monkeypatch.setattr(shared_cloud.server._service, "served", narrow)
+    monkeypatch.setattr(shared_cloud.server.backend._service, "served", narrow)
     async with open_channel(shared_cloud.address) as stub:
         large = Stream(stub)
         await large.send(opening(always(2), num_images=8))
