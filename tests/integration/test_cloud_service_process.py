@@ -184,6 +184,7 @@ def test_what_nobody_expected_is_one_plain_line_after_a_logged_traceback(program
         (["--max-batch", "0"], "max-batch"),
         (["--auth-token-file", "no-such-file"], "no-such-file"),
         (["--auth-token-file", "{empty}"], "empty"),
+        (["--auth-token-file", "{words}"], "is no token"),
         (["--auth-token-file", "{token}", "--listen", "0.0.0.0:0"], "in the clear"),
         (["--tls-cert", "{token}"], "--tls-key"),
         (["--dtype", "int4"], "float32"),
@@ -193,7 +194,8 @@ def test_what_nobody_expected_is_one_plain_line_after_a_logged_traceback(program
 def test_bad_usage_is_one_plain_line_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret")
     (tmp_path / "empty").write_text("\n")
-    filled = [word.format(token=tmp_path / "token", empty=tmp_path / "empty") for word in arguments]
+    (tmp_path / "words").write_text("secret\ntwo words\n")
+    filled = [word.format(**{each: tmp_path / each for each in ("token", "empty", "words")}) for word in arguments]
     command = [sys.executable, "-m", "cloud_service", "serve", "--model", str(CLOUD_MODEL), *filled]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2

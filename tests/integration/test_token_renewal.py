@@ -82,12 +82,3 @@ async def test_services_agent_and_orchestrator_go_over_to_a_new_token(
     for each in (cloud, orchestrator, agent):
         said = each.program.stdout + each.program.stderr + each.scrape().text
         assert not any(secret in said for secret in (NEW, OLD, WRONG, "Bearer"))
-
-
-@pytest.mark.parametrize("content", ["", "\n \n", "two words\n"])
-def test_a_service_does_not_start_without_a_token_in_its_file(
-    start_cloud: StartCloud, tmp_path: Path, content: str
-) -> None:
-    (tmp_path / "token").write_text(content)
-    with pytest.raises(AssertionError, match=r"error: (line 1 of )?the token file .*(is empty|is no token)"):
-        start_cloud("--auth-token-file", str(tmp_path / "token"))
