@@ -115,8 +115,8 @@ def _endings(said: Iterable[Said]) -> frozenset[str]:
                 return may | each.endings
             may, is_open = may | each.endings, True
         elif each.kind is Kind.OPEN:
-            # Its numbers are looked at before its place in the conversation.
-            return may | _PROTOCOL | each.endings
+            # It is looked at as a message of the session that is open, before its place in the conversation.
+            return may | REFUSALS | each.endings
         elif each.kind is Kind.WRONG:
             return may | each.endings
         elif each.kind is Kind.CLOSE:
