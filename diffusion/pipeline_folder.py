@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 _SAMPLE_BYTES = 2**20
+_LOADING = threading.Lock()
 # Written by the libraries that saved the folder; says nothing about what the part computes.
 _NOISE_KEYS = frozenset({"transformers_version", "torch_dtype", "dtype", "architectures"})
 
@@ -173,22 +175,26 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the progress bars and warnings of diffusers and transformers off stderr while loading."""
+    """Keep the progress bars and warnings of diffusers and transformers off stderr while loading, in one thread a time.
+
+    What they switch while they load (the device of new tensors, too) is switched for the whole process.
+    """
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     libraries = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library, (verbosity, progress) in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            if progress:
-                library.enable_progress_bar()
+    with _LOADING:
+        before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for library, (verbosity, progress) in zip(libraries, before, strict=True):
+                library.set_verbosity(verbosity)
+                if progress:
+                    library.enable_progress_bar()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

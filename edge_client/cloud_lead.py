@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from edge_client.answers import Answers
 from edge_client.cloud_session import CloudSession
+from edge_client.credit_window import CreditWindow
 from edge_client.lead import WRONG_REQUEST, Lead, lost_reason
 from edge_client.recorder import Recorder
 from edge_client.shadow import Shadow
@@ -28,6 +29,7 @@ from wire.messages import (
     Heartbeat,
     Open,
     Opened,
+    Source,
     State,
     Step,
 )
@@ -46,6 +48,7 @@ class CloudLead:
         check_opened: Raises if what was agreed cannot be used here.
         check_state: Raises if the state that the edge is to take over cannot be used here.
         shadow: Told of real steps with their predictions; may end the cloud's lead. None: the plan ends it.
+        is_late: Whether a step's latents came too late to be of use: fewer are wanted at a time then.
         deadline_in: Seconds until the edge must take over before a step (`Clock`); infinite without a deadline.
     """
 
@@ -57,6 +60,7 @@ class CloudLead:
         *,
         check_opened: Callable[[Opened], None],
         check_state: Callable[[Opened, State], None],
+        is_late: Callable[[Step], bool],
         shadow: Shadow | None = None,
         deadline_in: Callable[[int], float] = lambda next_step: math.inf,
     ) -> None:
@@ -65,6 +69,8 @@ class CloudLead:
         self._recorder = recorder
         self._check_opened = check_opened
         self._check_state = check_state
+        self._is_late = is_late
+        self._window = CreditWindow(message.credit)
         self._shadow = shadow
         self._deadline_in = deadline_in
         self._plan = message.plan
@@ -220,9 +226,9 @@ class CloudLead:
         self._recorder.queue_position = 0
         if step.latents is not None and not self._over:
             self._newest = State(step_index=step.step_index + 1, latents=step.latents)
-            self._session.send(Credit())
-        has_tensors = step.prediction is not None and step.latents_before is not None
-        if has_tensors and self._shadow is not None and not self._over:
+            if credits := self._window.came(late=self._is_late(step)):
+                self._session.send(Credit(count=credits))
+        if self._shadow is not None and not self._over and step.source is Source.CLOUD:
             self._shadow.offer(step)
         self._recorder.cloud_step(step, self._session.received_at)
 

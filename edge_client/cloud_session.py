@@ -71,6 +71,11 @@ class Patience:
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {value}")
 
+    @property
+    def bearable_seconds(self) -> float:
+        """Latents of this age are not old on any link: 0.25 s by default, the ends' own share of the time included."""
+        return self.silence_seconds / 12
+
 
 class CloudSession:
     """One generation's stream.

@@ -36,7 +36,7 @@ from edge_client.shadow import Shadow
 from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
 from orchestrator.decision import Decision
 from orchestrator.handoff import AgreementHandoff, HandoffReason
-from wire.messages import Array, Noise, Seed, Source, State
+from wire.messages import Array, Noise, Seed, Source, State, Step
 
 # A cloud that is asked anything gets at least this.
 MIN_DEADLINE_SECONDS = 0.01
@@ -196,6 +196,7 @@ class Generation:
             recorder,
             check_opened=self._scheduler.agree,
             check_state=self._scheduler.load_history,
+            is_late=self._is_late,
             shadow=self._make_shadow(),
             deadline_in=clock.seconds_to_takeover if self._may_hand_off_in_time else lambda next_step: math.inf,
         )
@@ -203,7 +204,10 @@ class Generation:
     def _make_shadow(self) -> Shadow | None:
         if not self._edge_plan.shadow:
             return None
-        return Shadow(self._edge, self._lead_with_edge, self._agreement, self._recorder)
+        return Shadow(self._edge, self._lead_with_edge, self._agreement, self._recorder, is_late=self._is_late)
+
+    def _is_late(self, step: Step) -> bool:
+        return self._recorder.is_late(step, self._patience.bearable_seconds)
 
     async def _lead_with_edge(self) -> EdgeLead:
         """Return this generation's `EdgeLead`, made when it is first wanted: the prompt is encoded by then."""

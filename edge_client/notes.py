@@ -37,7 +37,9 @@ def note_handoff(recorder: Recorder, lead: Lead, agreement: AgreementHandoff | N
         recorder.fall_back(f"{line}; {recorder.request.scheduler} restarts there at order 1" if restarts else line)
     if recorder.shadow_skipped:
         total = recorder.shadow_skipped + len(recorder.disagreements)
-        recorder.fall_back(f"the edge is too slow to shadow: it skipped {recorder.shadow_skipped} of {total} steps")
+        recorder.fall_back(
+            f"the edge or its link is too slow to shadow: {recorder.shadow_skipped} of {total} steps were skipped"
+        )
     if agreement is not None:
         recorder.expected_error = agreement.expected_error(step)
         recorder.handoff_why = agreement.why(step)

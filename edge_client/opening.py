@@ -8,11 +8,12 @@ from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import CloudSession, Patience
 from edge_client.recorder import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest
-from orchestrator.plan import cloud_calls
 from wire.messages import Open, Plan, PromptText, Start
 
 # Latents under way at a time: one being sent, one waiting.
 CREDIT_WINDOW = 2
+# The shadow wants the tensors of every real step, and there may be that many in one round trip.
+SHADOW_WINDOW = 8
 LATENTS_ITEM_BYTES = 4
 
 
@@ -28,7 +29,7 @@ def open_message(
 ) -> Open:
     """Return the Open of this request, from `start` on; `deadline_seconds` is what the cloud's part has, 0 for no end.
 
-    The shadow wants the tensors of every real step, so it gets credit for all of them, and of no other step.
+    For the shadow the cloud sends the tensors of real steps, and of no other step.
     """
     return Open(
         request_id=request.request_id,
@@ -45,7 +46,7 @@ def open_message(
         stream_predictions=shadow,
         codecs=CODEC_OFFERS[request.latents_codec],
         deadline_seconds=deadline_seconds,
-        credit=max(CREDIT_WINDOW, cloud_calls(plan)[1]) if shadow else CREDIT_WINDOW,
+        credit=SHADOW_WINDOW if shadow else CREDIT_WINDOW,
     )
 
 

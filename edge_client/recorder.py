@@ -156,7 +156,16 @@ class Recorder:
 
     def _arrived(self, step_index: int, message: Step | HandedOff) -> None:
         """Note when the cloud had made the latents at `step_index`, by its clock."""
-        self._made_at[step_index] = message.sent_at - message.encode_seconds - message.wait_seconds
+        self._made_at[step_index] = _made_at(message)
+
+    def is_late(self, step: Step, bearable_seconds: float) -> bool:
+        """Whether a step's latents are by now older than two round trips; what is `bearable_seconds` old never is.
+
+        Before the first probe of the present cloud the pings of the first stream tell; without either nothing is late.
+        """
+        link = self.link if self.link.num_probes or len(self.clouds) > 1 else self.stream_link
+        limit_seconds = max(2 * link.rtt_quantile_seconds(0.0), bearable_seconds)
+        return link.num_probes > 0 and link.one_way_seconds(_made_at(step), stamp_seconds()) > limit_seconds
 
     def decided(self, decision: str, step_index: int) -> None:
         """Note one of `DECISIONS`, made now from the cloud's latents at `step_index`; the edge's own have no age."""
@@ -300,3 +309,8 @@ class Recorder:
                 note=note,
             )
         )
+
+
+def _made_at(message: Step | HandedOff) -> float:
+    """Return when the cloud had made the latents in a message, by its clock."""
+    return message.sent_at - message.encode_seconds - message.wait_seconds

@@ -24,14 +24,16 @@ MAX_WAITING_STEPS = 8
 class Shadow:
     """Evaluates the edge model at the real steps of the stream, in order, behind the stream's back.
 
-    It keeps at most `MAX_WAITING_STEPS` waiting: an edge that is slower than the cloud skips the oldest, and the report
-    says how many. What it decides depends on the steps that it has seen, never on when they came.
+    It keeps at most `MAX_WAITING_STEPS` waiting: an edge that is slower than the cloud skips the oldest, and it skips
+    those that are old already when their turn comes; the report says how many. What it decides depends on the steps
+    that it has seen, never on when they came.
 
     Args:
         edge: The small model.
         make_lead: Returns the generation's `EdgeLead`, once the prompt is encoded.
         agreement: Decides the handoff from what is measured; None: nothing is decided here.
         recorder: Told of every measurement.
+        is_late: Whether a step is too old to decide by.
     """
 
     def __init__(
@@ -40,11 +42,14 @@ class Shadow:
         make_lead: Callable[[], Awaitable[EdgeLead]],
         agreement: AgreementHandoff | None,
         recorder: Recorder,
+        *,
+        is_late: Callable[[Step], bool],
     ) -> None:
         self._edge = edge
         self._make_lead = make_lead
         self._agreement = agreement
         self._recorder = recorder
+        self._is_late = is_late
         self._waiting: deque[Step] = deque()
         self._decided = False
         self._handoff_step: int | None = None
@@ -53,8 +58,14 @@ class Shadow:
         self._idle.set()
 
     def offer(self, step: Step) -> None:
-        """Take a real step with its prediction; the oldest gives way where too many wait."""
+        """Take a real step with its prediction; the oldest gives way where too many wait.
+
+        One without, for which there was no credit, is skipped.
+        """
         if self._decided:
+            return
+        if step.prediction is None or step.latents_before is None:
+            self._recorder.shadow_skipped += 1
             return
         if len(self._waiting) == MAX_WAITING_STEPS:
             self._waiting.popleft()
@@ -77,6 +88,10 @@ class Shadow:
             lead = await self._make_lead()
             while self._waiting:
                 step = self._waiting.popleft()
+                if self._is_late(step):
+                    # Where it is the very step before the handoff, the cloud's own handoff brings what is wanted.
+                    self._recorder.shadow_skipped += 1
+                    continue
                 await self._observe(lead, step)
                 if step.step_index + 1 == self._handoff_step:
                     self._decided = True

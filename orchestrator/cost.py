@@ -22,6 +22,8 @@ from wire.messages import Plan, Source
 
 # Latents under way at a time where nothing but latents is streamed (edge_client/opening.py).
 CREDIT_WINDOW = 2
+# The same where the shadow wants real steps.
+SHADOW_WINDOW = 8
 # Steps that a slow shadow lets wait before it skips any (edge_client/shadow.py).
 MAX_WAITING_STEPS = 8
 # What a shadowed step carries: latents before and after it, and the prediction.
@@ -197,15 +199,16 @@ def _arrival_seconds(costs: Costs, num_real: int, num_shadowed: int) -> float:
     """Return what passes from the cloud's last step until the edge can begin, beyond the way itself.
 
     Without a shadow: the latents, behind those of earlier steps that are still on the wire. With one: the tensors of
-    the last real step, behind those of all before it wherever the wire is slower than the cloud; then the last
-    evaluation. An edge slower than the cloud falls behind by the difference at each step, until it begins to skip some.
+    the last real step, behind those before it that are under way wherever the wire is slower than the cloud; then the
+    last evaluation. An edge slower than the cloud falls behind by the difference at each step, until it begins to skip
+    some.
     """
     interval = costs.cloud_step_seconds + costs.cloud_queue_seconds
     if not num_shadowed:
         under_way = max(0.0, CREDIT_WINDOW * costs.transfer_seconds - interval) if num_real > 1 else 0.0
         return under_way + costs.transfer_seconds
     message = _SHADOWED_TENSORS * costs.transfer_seconds
-    under_way = (num_shadowed - 1) * max(0.0, message - interval)
+    under_way = min((num_shadowed - 1) * max(0.0, message - interval), (SHADOW_WINDOW - 1) * message)
     behind = (num_shadowed - 1) * max(0.0, costs.edge_step_seconds - max(interval, message))
     evaluation = costs.edge_step_seconds + min(behind, MAX_WAITING_STEPS * costs.edge_step_seconds)
     return under_way + message + max(costs.transfer_seconds, evaluation)

@@ -94,7 +94,9 @@ async def test_edge_too_slow_to_shadow_skips_steps_and_says_so(tmp_path: Path) -
     assert measured[-MAX_WAITING_STEPS:] == list(range(latest - MAX_WAITING_STEPS, latest))
     skipped = report["shadow"]["skipped"]
     assert skipped == latest - len(measured) > 0
-    assert report["fallbacks"] == [f"the edge is too slow to shadow: it skipped {skipped} of {latest} steps"]
+    assert report["fallbacks"] == [
+        f"the edge or its link is too slow to shadow: {skipped} of {latest} steps were skipped"
+    ]
 
 
 async def test_without_the_shadow_the_plan_hands_off_and_nothing_is_measured(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ PROCESS_OPTIONS = (
         type=click.FloatRange(0),
         default=30.0,
         show_default=True,
-        help="How long running work may go on after SIGTERM.",
+        help="After SIGTERM running work is finished, or let go, within this.",
     ),
     click.option("--exit-with-stdin", is_flag=True, help="Drain and exit when standard input ends."),
     click.option(

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -288,3 +289,10 @@ def test_what_the_command_line_asks_of_this_folder_imports_no_torch():
 def test_diffusers_is_imported_when_a_model_is_loaded():
     imported = modules_after("diffusion.loading", "diffusion.model", "diffusion.predictors", "diffusion.noise")
     assert not imported & {"diffusers", "transformers"}
+
+
+def test_models_that_are_loaded_at_the_same_time_are_whole(cloud_folder):
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: load_model(cloud_folder, device="cpu"), range(4)))
+        encoded = list(threads.map(lambda model: model.encode_prompt("a cat", guided=False).prompt_embeds, models))
+    assert all(torch.equal(each, encoded[0]) for each in encoded)

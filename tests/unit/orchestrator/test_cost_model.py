@@ -78,6 +78,7 @@ def test_an_edge_too_slow_to_shadow_falls_behind_by_no_more_than_it_lets_wait() 
 
 def test_the_model_knows_what_the_edge_lets_wait() -> None:
     assert (opening.CREDIT_WINDOW, shadow.MAX_WAITING_STEPS) == (cost.CREDIT_WINDOW, cost.MAX_WAITING_STEPS)
+    assert opening.SHADOW_WINDOW == cost.SHADOW_WINDOW
 
 
 @pytest.mark.parametrize(("edge_step_seconds", "longer"), [(0.02, "the cloud's"), (2.0, "the edge's own")])
