@@ -67,11 +67,16 @@ class Fleet:
 
     async def generate(self, fault: Callable[[], object]) -> list[GenerationResult]:
         """Run every edge's generation, with the fault in the middle of all of them."""
-        for cloud in (self.dying, self.living):
-            # With one session a pass: three steps of each.
-            cloud.unet.hold_after(3 * len(self.edges) // 2)
+        clouds, num_each = (self.dying, self.living), len(self.edges) // 2
+        for cloud in clouds:
+            cloud.unet.hold_after(0)
         generating = [asyncio.create_task(edge.run()) for edge in self.edges]
         try:
+            # Else one that comes early has made every step that is allowed before the next one is there.
+            await eventually(lambda: all(cloud.num_sessions() == num_each for cloud in clouds), "every session")
+            for cloud in clouds:
+                # With one session a pass: three steps of each, in turn.
+                cloud.unet.hold_after(3 * num_each)
             await eventually(lambda: all(edge.num_steps for edge in self.edges), "a step of every session")
             await eventually(lambda: self.dying.unet.holding and self.living.unet.holding, "both to be held")
             fault()
@@ -187,7 +192,7 @@ async def test_what_a_drain_cannot_finish_moves_in_time(start_cloud: StartCloud,
 
         async with asyncio.TaskGroup() as tasks:
             # Its device stays held: nothing there can finish, and the process has to end all the same.
-            ending = tasks.create_task(asyncio.to_thread(end_of, fleet.dying))
+            ending = tasks.create_task(end_of(fleet.dying))
             results = await fleet.generate(drain)
         moved = fleet.check(results, await undisturbed_latents(cloud, num_edges))
     seconds = ending.result() - drained_at
@@ -201,8 +206,8 @@ async def test_what_a_drain_cannot_finish_moves_in_time(start_cloud: StartCloud,
     print(f"\nSIGTERM under {num_edges} generations: ended after {seconds:.1f} of {grace_seconds:g} s")
 
 
-def end_of(cloud: Cloud) -> float:
-    cloud.program.wait()
+async def end_of(cloud: Cloud) -> float:
+    await eventually(lambda: cloud.program.ended, "the end of the process")
     return time.monotonic()
 
 
