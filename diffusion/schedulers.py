@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -64,7 +67,7 @@ class Stepper:
         trained = self.config["num_train_timesteps"]
         if not 1 <= num_inference_steps <= trained:
             raise ValueError(f"num_inference_steps must lie in 1..{trained}, not {num_inference_steps}")
-        self._scheduler = _place_steps(class_name, self.config, num_inference_steps)
+        self._scheduler = copy.deepcopy(_place_steps(class_name, json.dumps(self.config), num_inference_steps))
         self._timesteps: list[float] = self._scheduler.timesteps.tolist()
         falling = all(later < earlier for earlier, later in pairwise(self._timesteps))
         if len(self._timesteps) != num_inference_steps or not falling or not self._within(trained):
@@ -188,9 +191,13 @@ class Stepper:
         return history if before is None else history | {"denoised_2": before}
 
 
-def _place_steps(class_name: str, config: SchedulerConfig, num_inference_steps: int) -> Any:
-    """Return a scheduler of diffusers with its timesteps set."""
-    scheduler = getattr(diffusers, class_name).from_config(config)
+@lru_cache(maxsize=64)
+def _place_steps(class_name: str, config: str, num_inference_steps: int) -> Any:
+    """Return a scheduler of diffusers with its timesteps set, not to be changed.
+
+    Kept, because diffusers takes milliseconds to make one, on a service's event loop; most sessions ask for the same.
+    """
+    scheduler = getattr(diffusers, class_name).from_config(json.loads(config))
     # Logarithms are taken of noise levels that the other end's betas may make 0; `_solver_levels` refuses those.
     with np.errstate(all="ignore"):
         scheduler.set_timesteps(num_inference_steps)

@@ -1,7 +1,7 @@
 """Devices, latency and cost for a fleet of edges, in four modes: `python -m bench.capacity`.
 
-A simulation (`bench.capacity.simulation`) fed with what this machine measured: forward passes by batch size, encoder
-and extrapolated step from `bench/results/throughput.json`, the small model here and now, the links of `bench.network`.
+A simulation (`bench.capacity.simulation`) fed with what this machine measured: forward passes by batch size in mode
+cloud, encoder and extrapolated step from `bench/results/throughput.json`, the small model here and now, the links of `bench.network`.
 First it repeats the 16 ecdiff sessions that were measured there, which calibrated nothing, and must agree within 10 %.
 Then it finds for each mode the fewest devices with which a fleet gets its pictures in time.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -77,27 +78,26 @@ async def _edge_seconds() -> tuple[float, float]:
 
 
 def _times(measured: dict[str, Any], edge_step_seconds: float, decode_seconds: float) -> Times:
-    """Return the simulation's times: the raw forward, and per session what one session alone takes beyond it."""
-    raw = {int(size): float(rate) for size, rate in measured["raw_evaluations_per_second"].items()}
-    alone = _measured_row(measured, "cloud", 1)
-    extrapolating = _measured_row(measured, "ecdiff", 1)
-    own_seconds: float = max(0.0, 1 / alone["evaluations_per_second"] - 1 / raw[1])
+    """Return the simulation's times: a forward pass with all that belongs to it, by its size, as mode cloud showed."""
+    rows = [_measured_row(measured, "cloud", num_sessions) for num_sessions in (1, 4, measured["max_batch"])]
+    sizes = [row["mean_batch"] for row in rows]
+    seconds = [row["mean_batch"] / _rate(measured, row) for row in rows]
 
     def pass_seconds(batch_size: int) -> float:
-        sizes = sorted(raw)
-        low = max(size for size in sizes if size <= batch_size)
-        high = min((size for size in sizes if size >= batch_size), default=low)
-        weight = 0.0 if high == low else (batch_size - low) / (high - low)
-        forward = (1 - weight) * low / raw[low] + weight * high / raw[high]
-        return forward + batch_size * own_seconds
+        return float(np.interp(batch_size, sizes, seconds))
 
     return Times(
         pass_seconds=pass_seconds,
-        extrapolated_seconds=extrapolating["extrapolated_seconds"],
-        encode_prompt_seconds=alone["encode_prompt_seconds"],
+        extrapolated_seconds=_measured_row(measured, "ecdiff", 1)["extrapolated_seconds"],
+        encode_prompt_seconds=rows[0]["encode_prompt_seconds"],
         edge_step_seconds=edge_step_seconds,
         decode_seconds=decode_seconds,
     )
+
+
+def _rate(measured: dict[str, Any], row: dict[str, Any]) -> float:
+    """Return a row's evaluations per second on a machine that is always as fast as it was at the first raw forward."""
+    return float(row["relative_rate"] * measured["raw_evaluations_per_second"]["1"])
 
 
 def _measured_row(measured: dict[str, Any], mode: str, num_sessions: int) -> dict[str, Any]:
@@ -118,12 +118,17 @@ def _validate(measured: dict[str, Any], times: Times) -> dict[str, Any]:
         # Clients that only receive decode nothing.
         "seconds_p50": statistics.median(took for _, took in seen.finished) - times.decode_seconds,
     }
-    errors = {name: simulated[name] / row[name] - 1 for name in simulated}
+    rate = _rate(measured, row)
+    seen_there = {
+        "evaluations_per_second": rate,
+        "seconds_p50": row["seconds_p50"] * row["evaluations_per_second"] / rate,
+    }
+    errors = {name: simulated[name] / seen_there[name] - 1 for name in simulated}
     return {
         "mode": mode,
         "num_sessions": num_sessions,
         "simulated": simulated,
-        "measured": {name: row[name] for name in simulated},
+        "measured": seen_there,
         "error": max(map(abs, errors.values())),
     }
 

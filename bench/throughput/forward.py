@@ -1,34 +1,63 @@
-"""The raw batched forward of the large model: `python -m bench.throughput.forward` prints it as JSON.
+"""The raw batched forward of the large model: what is left of it in the service is the service's cost.
 
-A process of its own, with as many threads as the service gets: what is left of it in the service is the service's cost.
+`python -m bench.throughput.forward` is a process of its own, with one thread as the service has. It reads batch sizes
+as JSON lists, a line each, and answers each line with the guided evaluations per second at those sizes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-import statistics
+import os
 import sys
 import time
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Sequence
 
 import click
 import torch
 
+from diffusion.compiled import compiled_sizes
 from diffusion.loading import load_model
 from diffusion.model import Evaluation, Model
 from models import DEFAULT_GUIDANCE_SCALE, bundled_pair
 
-BATCH_SIZES = (1, 2, 4, 8, 16)
-_MIN_SECONDS = 4.0
-_MIN_PASSES = 8
+# Of all passes together, as the service is measured: a median would leave out when the machine was slow.
+_MIN_SECONDS = 3.0
 
 
-def measure(batch_sizes: tuple[int, ...] = BATCH_SIZES, *, compile_steps: bool = False) -> dict[int, float]:
-    """Return the guided evaluations per second at each batch size, by the median pass."""
-    model = load_model(str(bundled_pair().cloud), device="auto", dtype="auto")
-    with torch.inference_mode():
-        if compile_steps:
-            model.compile([2 * batch_size for batch_size in batch_sizes], on_size=lambda num_rows, seconds: None)
-        return {batch_size: batch_size / _pass_seconds(model, batch_size) for batch_size in batch_sizes}
+class RawForward:
+    """A running process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def rates(self, batch_sizes: Sequence[int]) -> dict[int, float]:
+        """Return the guided evaluations per second at each batch size, over a few seconds from now."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(list(batch_sizes)).encode() + b"\n")
+        answer = await self._process.stdout.readline()
+        return {int(size): float(rate) for size, rate in json.loads(answer).items()}
+
+
+@contextlib.asynccontextmanager
+async def raw_forward(*, max_batch: int, compile_steps: bool) -> AsyncIterator[RawForward]:
+    """Start the process; end it after. Compiled, it holds what a service with that `max_batch` would."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "bench.throughput.forward"),
+        *(["--compile", str(max_batch)] if compile_steps else []),
+        stdin=PIPE,
+        stdout=PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        yield RawForward(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
 
 
 def _pass_seconds(model: Model, batch_size: int) -> float:
@@ -45,19 +74,24 @@ def _pass_seconds(model: Model, batch_size: int) -> float:
         for index in range(batch_size)
     ]
     model.evaluate(evaluations)
-    seconds: list[float] = []
-    while len(seconds) < _MIN_PASSES or sum(seconds) < _MIN_SECONDS:
-        started = time.perf_counter()
+    started, num_passes = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < _MIN_SECONDS:
         model.evaluate(evaluations)[-1].sum().item()  # a GPU answers before it is done; a number has to wait
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+        num_passes += 1
+    return seconds / num_passes
 
 
 @click.command()
-@click.option("--compile", "compile_steps", is_flag=True, help="Compile the model first.")
-def main(compile_steps: bool) -> None:
-    """Measure the raw batched forward and print it as JSON."""
-    json.dump(measure(compile_steps=compile_steps), sys.stdout)
+@click.option("--compile", "max_batch", type=click.IntRange(1), help="Compile the model first, for batches up to this.")
+def main(max_batch: int | None) -> None:
+    """Measure the raw batched forward at the batch sizes that stdin asks for, JSON to JSON, line by line."""
+    model = load_model(str(bundled_pair().cloud), device="auto", dtype="auto")
+    with torch.inference_mode():
+        if max_batch is not None:
+            model.compile(compiled_sizes(2 * max_batch), on_size=lambda num_rows, seconds: None)
+        for line in sys.stdin:
+            rates = {size: size / _pass_seconds(model, size) for size in json.loads(line)}
+            print(json.dumps(rates), flush=True)
 
 
 if __name__ == "__main__":

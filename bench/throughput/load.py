@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import CloudSession, Patience
@@ -24,42 +26,41 @@ class Load:
     """What the clients saw.
 
     Attributes:
-        finished: When each generation reached its end, `time.perf_counter()` seconds, and what it took.
+        finished: What each generation took, by the given clock, in the order in which they ended.
         encode_prompt_seconds: What the cloud's text encoder took, of each.
         extrapolated_seconds: What each extrapolated step took the cloud.
     """
 
-    finished: list[tuple[float, float]] = field(default_factory=list)
+    finished: list[float] = field(default_factory=list)
     encode_prompt_seconds: list[float] = field(default_factory=list)
     extrapolated_seconds: list[float] = field(default_factory=list)
 
 
-async def offer(address: str, *, mode: str, num_sessions: int, seconds: float) -> Load:
-    """Keep `num_sessions` generations of a mode going for so long; return when each was done.
+async def offer(
+    address: str, load: Load, *, mode: str, num_sessions: int, clock: Callable[[], float] = time.perf_counter
+) -> NoReturn:
+    """Keep `num_sessions` generations of a mode going until cancelled.
 
     Args:
         address: Of the service.
+        load: Where what the clients see is noted.
         mode: Whose plan is asked for.
-        num_sessions: At a time; they start at even distances over the length of one generation.
-        seconds: New generations start for so long; those begun are finished.
+        num_sessions: At a time.
+        clock: What a generation takes is measured by, seconds.
     """
-    load = Load()
-    stop_at = time.perf_counter() + seconds
-    async with asyncio.TaskGroup() as group:
-        for client in range(num_sessions):
-            group.create_task(_client(address, mode, client, load, stop_at))
-    return load
+    await asyncio.gather(*(_client(address, mode, client, load, clock) for client in range(num_sessions)))
+    raise AssertionError("clients go on until they are cancelled")
 
 
-async def _client(address: str, mode: str, client: int, load: Load, stop_at: float) -> None:
+async def _client(address: str, mode: str, client: int, load: Load, clock: Callable[[], float]) -> NoReturn:
     prompts = read_prompts("report")
     link = await CloudLink.connect((address,), Credentials(), wait_seconds=_CONNECT_SECONDS)
     try:
         picture = 0
-        while time.perf_counter() < stop_at:
-            started = time.perf_counter()
+        while True:
+            started = clock()
             await _follow(link, load, mode, prompts[(client + picture) % len(prompts)], seed=1000 * client + picture)
-            load.finished.append((time.perf_counter(), time.perf_counter() - started))
+            load.finished.append(clock() - started)
             picture += 1
     finally:
         await link.close()

@@ -1,4 +1,4 @@
-"""The service under load: a process on a core of its own, and what its metrics count."""
+"""The service under load: a process of its own, and what its metrics count."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import sys
+import time
 import urllib.request
 from asyncio.subprocess import DEVNULL, PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 _LISTENING = re.compile(r"listening on (\S+) metrics on (\S+)")
@@ -27,12 +28,35 @@ class Counts:
     batched: float
 
 
+class RunningClock:
+    """Time during which the service ran, seconds."""
+
+    def __init__(self) -> None:
+        self.paused_seconds = 0.0
+
+    def __call__(self) -> float:
+        """Return the time now."""
+        return time.perf_counter() - self.paused_seconds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A running service."""
 
     address: str
     metrics_address: str
+    pid: int
+
+    @contextlib.contextmanager
+    def paused(self, clock: RunningClock) -> Iterator[None]:
+        """Stop the process for a while, and the clock with it; its sessions notice nothing but a late message."""
+        os.kill(self.pid, signal.SIGSTOP)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            clock.paused_seconds += time.perf_counter() - began
+            os.kill(self.pid, signal.SIGCONT)
 
     def counts(self) -> Counts:
         """Scrape it."""
@@ -52,31 +76,21 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def running_service(*, max_batch: int, max_sessions: int, compile_steps: bool) -> AsyncIterator[Service]:
-    """Start a service with one thread on the last core that this process may use, which leaves it; end both after.
-
-    Where there is a GPU the service runs there, and shares the cores with its clients: it only launches from them.
-    """
-    cores = sorted(os.sched_getaffinity(0))
-    own = set(cores) if torch.cuda.is_available() else {cores[-1]}
+    """Start a service whose model has one thread, as the raw forward has; end it after."""
     command = [sys.executable, "-P", "-m", "cloud_service", "serve", "--exit-with-stdin", "--log-level", "error"]
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
     command += ["--max-batch", str(max_batch), "--max-sessions", str(max_sessions)]
     command += ["--compile"] if compile_steps else []
-    os.sched_setaffinity(0, own)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-    finally:
-        os.sched_setaffinity(0, set(cores) - own or set(cores))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     try:
         assert process.stdout is not None
         match = _LISTENING.search((await process.stdout.readline()).decode())
         if match is None:
             raise SystemExit("error: the service did not start; run cloud-service serve to see why")
         await process.stdout.readline()  # it says SERVING
-        yield Service(address=match[1], metrics_address=match[2])
+        yield Service(address=match[1], metrics_address=match[2], pid=process.pid)
     finally:
         process.terminate()
         await process.wait()
-        os.sched_setaffinity(0, set(cores))

@@ -167,7 +167,15 @@ class StableDiffusion:
         dtype = torch.float32 if upcast else self.dtype
         return self._folder.load_part("vae", getattr(diffusers, class_name), dtype, self.device)
 
+    @cached_property
+    def _empty_embeds(self) -> Tensor:
+        # What nearly every negative prompt is. No other prompt is kept: who asks twice could tell by the time it takes.
+        return self._run_text_encoder("")
+
     def _encode(self, prompt: str) -> Tensor:
+        return self._run_text_encoder(prompt) if prompt else self._empty_embeds
+
+    def _run_text_encoder(self, prompt: str) -> Tensor:
         encoder = self._text_encoder
         length = min(self._tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = self._tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
