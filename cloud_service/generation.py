@@ -9,12 +9,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cloud_service.request import Request
 from cloud_service.session import Parked, SessionEvent
+from diffusion.devices import wait_for
 from diffusion.measures import Measure, make_measure
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.prediction_types import convert_prediction
@@ -49,6 +51,19 @@ class _Phase(enum.Enum):
     OPENING = enum.auto()
     RUNNING = enum.auto()
     PARKED = enum.auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """One pass of the model, over the steps of one session or several.
+
+    Attributes:
+        started: `time.monotonic()` seconds.
+        seconds: What it took; what each session then makes of its share is that session's alone.
+    """
+
+    started: float
+    seconds: float
 
 
 class Generation:
@@ -106,6 +121,7 @@ class Generation:
         """Encode the prompt, draw the noise, and tell the client what both ends agree on."""
         started = time.monotonic()
         self._conditioning = self._make_conditioning()
+        wait_for(self._model.device)
         encode_prompt_seconds = time.monotonic() - started
         request, stepper = self._request, self._request.stepper
         self._trajectory = Trajectory(
@@ -157,8 +173,8 @@ class Generation:
 
     def extrapolate(self) -> list[SessionEvent]:
         """Run the next step on an extrapolated prediction."""
-        started = time.monotonic()
-        return self._after_step(self._trajectory.extrapolate(), started)
+        none = Forward(started=time.monotonic(), seconds=0.0)
+        return self._after_step(self._trajectory.extrapolate(), none, none.started)
 
     def evaluation(self) -> Evaluation:
         """Return what the model must be asked next, for a correction or a step."""
@@ -177,22 +193,23 @@ class Generation:
             guidance_rescale=self._request.open.guidance_rescale,
         )
 
-    def accept(self, noise_pred: Tensor, started: float) -> list[SessionEvent]:
+    def accept(self, noise_pred: Tensor, forward: Forward) -> list[SessionEvent]:
         """Go on with the model's answer to `evaluation()`.
 
         Args:
             noise_pred: Guided prediction of the model's own type, `[B, C, H, W]`, float32.
-            started: When the forward pass began, `time.monotonic()` seconds.
+            forward: The pass that it is from.
 
         Raises:
             ModelError: It, or what the scheduler makes of it, is not finite.
         """
+        began = time.monotonic()
         if self._phase is _Phase.PARKED:
-            return self._after_correction(noise_pred, started)
+            return self._after_correction(noise_pred, forward, began)
         result = self._trajectory.advance(noise_pred, prediction_type=self._model.info.prediction_type)
-        return self._after_step(result, started)
+        return self._after_step(result, forward, began)
 
-    def _after_step(self, result: StepResult, started: float) -> list[SessionEvent]:
+    def _after_step(self, result: StepResult, forward: Forward, began: float) -> list[SessionEvent]:
         _check_finite(result.latents, result.step_index)
         if self._measure is not None:
             self._measure.observe(result)
@@ -205,8 +222,8 @@ class Generation:
             step_index=result.step_index,
             source=Source.CLOUD if result.evaluated else Source.EXTRAPOLATED,
             extrapolation_error=result.extrapolation_error,
-            compute_seconds=time.monotonic() - started,
-            queue_seconds=started - self.ready_at,
+            compute_seconds=forward.seconds + time.monotonic() - began,
+            queue_seconds=forward.started - self.ready_at,
             latents=latents,
             latents_before=before,
             prediction=prediction,
@@ -256,7 +273,7 @@ class Generation:
             self.ready_at = time.monotonic()
         self._corrections.append(correct)
 
-    def _after_correction(self, noise_pred: Tensor, started: float) -> list[SessionEvent]:
+    def _after_correction(self, noise_pred: Tensor, forward: Forward, began: float) -> list[SessionEvent]:
         correct = self._corrections.popleft()
         stepper = self._request.stepper
         prediction = convert_prediction(
@@ -271,8 +288,8 @@ class Generation:
         correction = Correction(
             step_index=correct.step_index,
             prediction=to_array(prediction.to(self._model.dtype)),
-            compute_seconds=time.monotonic() - started,
-            queue_seconds=started - self.ready_at,
+            compute_seconds=forward.seconds + time.monotonic() - began,
+            queue_seconds=forward.started - self.ready_at,
         )
         self.ready_at = time.monotonic()
         return [correction]

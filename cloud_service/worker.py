@@ -10,11 +10,12 @@ from typing import Protocol
 import torch
 
 from cloud_service.config import LOGGER_NAME
-from cloud_service.generation import Generation, Need
+from cloud_service.generation import Forward, Generation, Need
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.scheduling import Candidate, in_line, pick_turn
 from cloud_service.session import SessionEvent
+from diffusion.devices import wait_for
 from diffusion.model import Model
 from wire.errors import EcdiffError, ModelError
 from wire.messages import Correct, Correction, Source, Step
@@ -136,6 +137,7 @@ class Worker:
         started = time.monotonic()
         try:
             predictions = self._model.evaluate([generation.evaluation() for generation in batch])
+            wait_for(self._model.device)
         except BaseException as error:
             if len(batch) == 1:
                 self._fail(batch[0], error)
@@ -147,9 +149,10 @@ class Worker:
             for generation in batch:
                 self._evaluate([generation])
             return
+        forward = Forward(started=started, seconds=time.monotonic() - started)
         self._metrics.evaluated(batch_size=len(batch))
         for generation, prediction in zip(batch, predictions, strict=True):
-            self._attempt(generation, lambda: generation.accept(prediction, started))  # noqa: B023  (called at once)
+            self._attempt(generation, lambda: generation.accept(prediction, forward))  # noqa: B023  (called at once)
         seconds = time.monotonic() - started
         self.step_seconds += _NEWEST_WEIGHT * (seconds - self.step_seconds)
 

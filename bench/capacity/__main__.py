@@ -1,7 +1,8 @@
 """Devices, latency and cost for a fleet of edges, in four modes: `python -m bench.capacity`.
 
 A simulation (`bench.capacity.simulation`) fed with what this machine measured: forward passes by batch size in mode
-cloud, encoder and extrapolated step from `bench/results/throughput.json`, the small model here and now, the links of `bench.network`.
+cloud, encoder and extrapolated step from `bench/results/throughput.json`, the small model here and now, the links of
+`bench.network`.
 First it repeats the 16 ecdiff sessions that were measured there, which calibrated nothing, and must agree within 10 %.
 Then it finds for each mode the fewest devices with which a fleet gets its pictures in time.
 """
