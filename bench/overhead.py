@@ -35,7 +35,7 @@ from orchestrator.plan import PlanOptions, make_plan
 
 MODES = ("cloud", "ecdiff")
 PROMPT = "red apple, fluent style"
-BOUND_RATIO = 1.05
+BOUND_RATIO = 1.03
 HELP_RUNS = 5
 
 
