@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cloud_service.config import LOGGER_NAME, ServerConfig
+from cloud_service.options import DEVICE_OPTIONS, MODEL_OPTION, bundled_model
 from wire.options import with_options
 from wire.serving.command_line import (
     PROCESS_OPTIONS,
@@ -50,39 +51,14 @@ Ask it from elsewhere with `edge-client probe --cloud HOST:PORT`.
 
 
 @cli.command(help=_SERVE_HELP)
-@click.option("--model", metavar="PATH_OR_ID", help="Diffusers folder or hub id.  [default: the bundled cloud model]")
-@with_options(listen_options("127.0.0.1:50051", "127.0.0.1:9101"))
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="auto: float16 on cuda, float32 on a cpu.",
-)
-@click.option("--max-batch", type=click.IntRange(1), default=4, show_default=True, help="Sessions in one forward pass.")
-@click.option(
-    "--compile",
-    "compile_steps",
-    is_flag=True,
-    help="Compile the model before serving, on cuda into captured graphs: takes minutes and a C++ compiler. Pictures "
-    "of another size than the model's default run uncompiled.",
-)
-@click.option(
-    "--max-sessions", type=click.IntRange(1), default=16, show_default=True, help="Sessions that run at once."
-)
-@click.option(
-    "--max-sessions-per-client", type=click.IntRange(1), help="Of these, one client's most.  [default: all of them]"
-)
-@click.option(
-    "--max-client-mbit-s",
-    type=click.FloatRange(0, min_open=True),
-    metavar="MBIT",
-    help="How fast one client's messages are read, over all its sessions.  [default: as they come]",
-)
-@with_options(connection_options(512), TLS_OPTIONS, TOKEN_OPTIONS, PROCESS_OPTIONS)
-@click.option(
-    "--log-prompts", is_flag=True, help="Log each session's prompt when it ends, too; nothing else ever does."
+@with_options(
+    (MODEL_OPTION,),
+    listen_options("127.0.0.1:50051", "127.0.0.1:9101"),
+    DEVICE_OPTIONS,
+    connection_options(512),
+    TLS_OPTIONS,
+    TOKEN_OPTIONS,
+    PROCESS_OPTIONS,
 )
 def serve(
     model: str | None,
@@ -97,7 +73,7 @@ def serve(
     tls, tokens = tls_files(tls_cert, tls_key, tls_client_ca), read_tokens(auth_token_file)
     try:
         config = ServerConfig(
-            model=model if model is not None else _bundled_model(),
+            model=model if model is not None else bundled_model(),
             tls=tls,
             tokens=tokens,
             **options,  # type: ignore[arg-type]  # click made them of the right types
@@ -105,12 +81,6 @@ def serve(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     return _serve(config, log_level)
-
-
-def _bundled_model() -> str:
-    from models import bundled_pair
-
-    return str(bundled_pair().cloud)
 
 
 def _serve(config: ServerConfig, log_level: str) -> int:

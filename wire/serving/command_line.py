@@ -59,25 +59,18 @@ def connection_options(max_connections: int) -> tuple[Callable[[_Command], _Comm
     )
 
 
+def address_option(name: str, default: str, explanation: str) -> Callable[[_Command], _Command]:
+    """Return an option whose value is an `Address`."""
+    return click.option(
+        name, metavar="HOST:PORT", callback=_address, default=default, show_default=True, help=explanation
+    )
+
+
 def listen_options(listen: str, metrics_listen: str) -> tuple[Callable[[_Command], _Command], ...]:
-    """Return `--listen` and `--metrics-listen` with these defaults; their values are `Address`."""
+    """Return `--listen` and `--metrics-listen` with these defaults."""
     return (
-        click.option(
-            "--listen",
-            metavar="HOST:PORT",
-            callback=_address,
-            default=listen,
-            show_default=True,
-            help="Port 0: any free one.",
-        ),
-        click.option(
-            "--metrics-listen",
-            metavar="HOST:PORT",
-            callback=_address,
-            default=metrics_listen,
-            show_default=True,
-            help="For Prometheus.",
-        ),
+        address_option("--listen", listen, "Port 0: any free one."),
+        address_option("--metrics-listen", metrics_listen, "For Prometheus."),
     )
 
 
