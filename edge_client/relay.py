@@ -13,6 +13,7 @@ from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
 from edge_client.lead import Lead, lost_reason
 from edge_client.recorder import Recorder
+from edge_client.stream_end import StreamBroke
 from wire.errors import Busy, EcdiffError
 from wire.messages import State
 
@@ -56,6 +57,7 @@ class Relay:
         self._recorder = recorder
         self._seconds_to_takeover = seconds_to_takeover
         self._useless: set[str] = set()
+        self._broke_at = -1
         self._refused_at = math.inf
 
     async def follow(self) -> Lead:
@@ -71,12 +73,16 @@ class Relay:
         return lead
 
     async def _onward(self, lead: Lead, lost: EcdiffError) -> CloudLink | None:
-        """Return the link to go on with: another cloud, or the same one when it has a place again."""
+        """Return the link to go on with: another cloud, or the same address where it has a place or a replica again."""
         step = 0 if lead.state is None else lead.state.step_index
         if self._recorder.plan.max_cloud_calls is not None or self._seconds_to_takeover(step) <= 0.0:
             # What the lost one evaluated is spent: with a hard bound the plan's rest does not fit any more.
             return None
-        self._useless.add(self.link.address)
+        if isinstance(lost, StreamBroke) and step > self._broke_at:
+            # A proxy answers at that address, maybe for another replica too. Only a step made since is worth a return.
+            self._broke_at = step
+        else:
+            self._useless.add(self.link.address)
         link = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(SEARCH_SECONDS, self._seconds_to_takeover(step))):

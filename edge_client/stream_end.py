@@ -14,6 +14,10 @@ Status = tuple[grpc.StatusCode, str | None, Any]
 FAILED_WRITE = "Internal error from Core"
 
 
+class StreamBroke(ProtocolError):
+    """Somebody on the way ended the stream, such as a proxy whose replica is gone; the cloud itself said nothing."""
+
+
 class StreamEnd:
     """The end of one call, whoever brought it about.
 
@@ -36,7 +40,7 @@ class StreamEnd:
         told = from_status(code, details, metadata)
         if not names_error(metadata) and not isinstance(told, NotServing):
             # gRPC itself, or a proxy, on the way: no verdict of the cloud on our request.
-            return ProtocolError(f"the stream broke: {told}")
+            return StreamBroke(f"the stream broke: {told}")
         return told
 
     def _keep_status(self, call: Any) -> None:

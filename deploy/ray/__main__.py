@@ -10,7 +10,7 @@ import click
 
 from cloud_service.config import LOGGER_NAME, ServerConfig
 from cloud_service.options import DEVICE_OPTIONS, MODEL_OPTION, bundled_model
-from deploy.ray.config import RayConfig
+from deploy.ray.config import RayConfig, prepare_environment
 from wire.options import with_options
 from wire.serving.address import Address
 from wire.serving.command_line import (
@@ -140,6 +140,7 @@ def serve(
 
 
 def _serve(server: ServerConfig, config: RayConfig, log_level: str) -> int:
+    prepare_environment()
     try:
         from deploy.ray.service import run
     except ModuleNotFoundError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 
 import ray
 from ray import serve
@@ -13,9 +12,7 @@ from cloud_service.config import ServerConfig
 from cloud_service.registry import PARKED_PER_RUNNING
 from cloud_service.server import CALLS_BESIDE_SESSIONS
 from deploy.ray.config import RayConfig
-from deploy.ray.replica import Replica, load_configured
-from diffusion.model import Model
-from wire.channel import MAX_MESSAGE_BYTES
+from deploy.ray.replica import Replica
 
 NAME = "ecdiff"
 SERVICER_FUNCTIONS = [
@@ -28,13 +25,6 @@ _TARGET_SHARE = 0.75
 _HEALTH_CHECK_SECONDS = 5.0
 # Ray keeps here what is larger than 100 KiB while it is on its way: fragments of messages.
 _OBJECT_STORE_BYTES = 100 * 2**20
-# Read where Ray's proxies and workers start; one's own values win.
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_COLOR_PREFIX": "0",
-}
 
 
 def start_ray(config: RayConfig) -> None:
@@ -43,8 +33,6 @@ def start_ray(config: RayConfig) -> None:
     Raises:
         ConnectionError: There is no cluster at that address.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
     if config.cluster is not None:
         ray.init(address=config.cluster, log_to_driver=True)
     else:
@@ -67,7 +55,7 @@ def application(
     config: RayConfig,
     *,
     log_level: str = "info",
-    load: Callable[[ServerConfig], Model] = load_configured,
+    replica: type[Replica] = Replica,
 ) -> serve.Application:
     """Return the replicas, as Serve starts and counts them.
 
@@ -75,9 +63,9 @@ def application(
         server: What each replica serves.
         config: How many there are, and what each one takes.
         log_level: Of their logs.
-        load: Loads the model in each.
+        replica: What each one is.
     """
-    replica = serve.deployment(
+    deployment = serve.deployment(
         name="cloud",
         # Admission is the replica's: who is refused is told when to come again. Ray's own limit only guards it.
         max_ongoing_requests=(1 + PARKED_PER_RUNNING) * server.max_sessions + CALLS_BESIDE_SESSIONS,
@@ -97,8 +85,8 @@ def application(
         max_constructor_retry_count=2,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
-    )(Replica)
-    return replica.bind(server, log_level, load)
+    )(replica)
+    return deployment.bind(server, log_level)
 
 
 def _num_cpus(config: RayConfig) -> int:

@@ -38,15 +38,18 @@ class Call:
 
     def peer(self) -> str:
         """Return the address of who called the proxy, such as `ipv4:192.0.2.7:50321`."""
-        return self._context.peer()
+        peer: str = self._context.peer()
+        return peer
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Return what TLS proved of the peer: nothing, for the proxy speaks plaintext."""
-        return self._context.auth_context()
+        proven: Mapping[str, Iterable[bytes]] = self._context.auth_context()
+        return proven
 
     def metadata(self) -> Iterable[tuple[str, str | bytes]]:
         """Return what the client sent beside its messages."""
-        return self._context.invocation_metadata()
+        metadata: Iterable[tuple[str, str | bytes]] = self._context.invocation_metadata()
+        return metadata
 
     def cancelled(self) -> bool:
         """Return False: Ray cancels the task of a call that the client gave up."""

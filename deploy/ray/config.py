@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+from wire.channel import MAX_MESSAGE_BYTES
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_MESSAGE_BYTES),
+    # Each line of a replica's log is told.
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +48,12 @@ class RayConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise ValueError(f"replicas are MIN:MAX with 1 <= MIN <= MAX, not {self.min_replicas}:{self.max_replicas}")
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads at its import and where its workers and proxies start; one's own values win."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # The workers import this package, whatever folder they start in.
+    paths = [str(_CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)

@@ -28,30 +28,29 @@ _T = TypeVar("_T")
 _STATUS = health_pb2.HealthCheckResponse
 
 
-def load_configured(config: ServerConfig) -> Model:
-    """Load the model that `config` names."""
-    return load_model(config.model, device=config.device, dtype=config.dtype)
-
-
 class Replica:
     """The gRPC methods under the names that Ray's proxy calls, and what the actor answers its own side.
 
     Args:
         config: What it serves, and how much; where it listens is the proxy's matter.
         log_level: From which level on its log goes to the standard error of its process.
-        load: Loads the model; called on the device thread.
     """
 
-    async def __init__(  # type: ignore[misc]  # Ray awaits it
-        self, config: ServerConfig, log_level: str, load: Callable[[ServerConfig], Model] = load_configured
-    ) -> None:
+    async def __init__(self, config: ServerConfig, log_level: str) -> None:  # type: ignore[misc]  # Ray awaits it
         configure_logging(LOGGER_NAME, log_level)
-        self._config = config
-        self._draining = False
-        self._backend = Backend(config, lambda: load(config))
-        await self._backend.load()
+        await self._start(config)
         # As in the plain service: no collection has to walk what never dies.
         gc.freeze()
+
+    async def _start(self, config: ServerConfig) -> None:
+        self._config = config
+        self._draining = False
+        self._backend = Backend(config, self._load)
+        await self._backend.load()
+
+    def _load(self) -> Model:
+        """Load the model; called on the device thread."""
+        return load_model(self._config.model, device=self._config.device, dtype=self._config.dtype)
 
     # ------------------------------------------------------------------------------ what clients call
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import prometheus_client
 import ray
@@ -17,8 +17,6 @@ from cloud_service.config import LOGGER_NAME, ServerConfig
 from deploy.ray.application import NAME, application, start_ray
 from deploy.ray.config import RayConfig
 from deploy.ray.metrics import registry_of
-from deploy.ray.replica import load_configured
-from diffusion.model import Model
 from wire.serving.address import Address
 from wire.serving.stop import Stop
 
@@ -27,13 +25,7 @@ _log = logging.getLogger(LOGGER_NAME)
 _ANSWER_SECONDS = 5.0
 
 
-def run(
-    server: ServerConfig,
-    config: RayConfig,
-    *,
-    log_level: str,
-    load: Callable[[ServerConfig], Model] = load_configured,
-) -> int:
+def run(server: ServerConfig, config: RayConfig, *, log_level: str) -> int:
     """Serve until a signal, or the end of standard input if so configured.
 
     Returns:
@@ -47,19 +39,17 @@ def run(
         _check_free(config.port)
     start_ray(config)
     try:
-        return asyncio.run(
-            _serve(server, serve_application=application(server, config, log_level=log_level, load=load))
-        )
+        return asyncio.run(_serve(server, application(server, config, log_level=log_level)))
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-async def _serve(server: ServerConfig, serve_application: serve.Application) -> int:
+async def _serve(server: ServerConfig, app: serve.Application) -> int:
     stop = Stop()
     if server.exit_with_stdin:
         stop.when_stdin_ends()
-    starting = asyncio.create_task(asyncio.to_thread(_deploy, serve_application))
+    starting = asyncio.create_task(asyncio.to_thread(_deploy, app))
     stopping = asyncio.create_task(stop.requested.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done():
@@ -103,7 +93,7 @@ def _metrics_port(listen: Address, replicas: DeploymentHandle) -> Iterator[Addre
 
 
 def _check_free(port: int) -> None:
-    """Find out now what Ray's proxy would only log: that the port is in use."""
+    """Complain now of a port in use; Ray would share it."""
     with socket.socket(socket.AF_INET6) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -26,9 +26,18 @@ class Scrape:
             return cls(answer.read().decode())
 
     def value(self, name: str, **labels: str) -> float:
-        """Return one sample's value; 0 where there is no such series."""
-        values = [sample.value for sample in self._samples if sample.name == name and sample.labels == labels]
-        return float(values[0]) if values else 0.0
+        """Return one sample's value, of replicas their sum; 0 where there is no such series."""
+        return float(
+            sum(
+                sample.value
+                for sample in self._samples
+                if sample.name == name and {**sample.labels, "replica": ""} == {**labels, "replica": ""}
+            )
+        )
+
+    def labelled(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Return every sample of one name."""
+        return [(sample.labels, sample.value) for sample in self._samples if sample.name == name]
 
     def smallest_full_bucket(self, name: str) -> dict[tuple[str, ...], float]:
         """Return, for each set of labels of a histogram that has samples, the bucket that holds all of them."""

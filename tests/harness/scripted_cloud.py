@@ -40,7 +40,7 @@ Receive = Callable[[], Awaitable[ClientMessage]]
 Script = Callable[[Open, Send], Awaitable[None]]
 Conversation = Callable[[Open, Send, Receive], Awaitable[None]]
 
-_CORRECTIONS = ClientSpecs(
+_SPECS = ClientSpecs(
     latents=TensorSpec(
         shape=None,
         dtypes=frozenset(DType),
@@ -110,7 +110,7 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         return pb.ProbeResponse(t0=request.t0, t1=self._stamps(), t2=self._stamps())
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:
-        opening = decode_client(await context.read(), specs=ClientSpecs())
+        opening = decode_client(await context.read(), specs=_SPECS)
         assert isinstance(opening, Open)
 
         async def send(message: ServerMessage | pb.ServerMessage | bytes) -> None:
@@ -120,7 +120,7 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
 
         async def receive() -> ClientMessage:
             while True:
-                message = decode_client(await context.read(), specs=_CORRECTIONS)
+                message = decode_client(await context.read(), specs=_SPECS)
                 if not isinstance(message, Ping | Credit):
                     return message
 

@@ -1,20 +1,19 @@
-"""A real cloud service on a free loopback port, a model whose pace a test sets, and a client as raw as it gets."""
+"""A real cloud service on a free loopback port, or on Ray Serve, and a client as raw as it gets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import grpc.aio
-import torch
 
 from cloud_service.config import ServerConfig
 from cloud_service.server import CloudServer
-from diffusion.loading import load_model
-from diffusion.model import Evaluation, Model
+from harness import carrier
+from harness.paced import PATIENCE_SECONDS, PacedModel, tiny_model
+from harness.reference import CLOUD_MODEL
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
 from wire.channel import CHANNEL_OPTIONS
@@ -41,69 +40,7 @@ from wire.serving.address import Address
 from wire.tensors import TensorSpec
 
 DATA = Path(__file__).parents[1] / "data"
-CLOUD_MODEL = DATA / "sd-tiny" / "cloud"
 LOOPBACK = Address(host="127.0.0.1", port=0)
-PATIENCE_SECONDS = 60.0
-
-
-class PacedModel:
-    """A real model that a test can stop before an evaluation, watch, and make fail.
-
-    Without `pace` it runs freely. `before` is called on the device thread with the evaluations of each batch, `after`
-    with their answers; both may raise.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._permits = threading.Semaphore(0)
-        self._paced = False
-        self.num_begun = 0
-        self.batch_sizes: list[int] = []
-        self.before: Callable[[Sequence[Evaluation]], None] = lambda evaluations: None
-        self.after: Callable[[list[torch.Tensor]], list[torch.Tensor]] = lambda predictions: predictions
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._model, name)
-
-    def pace(self) -> None:
-        """From now on each evaluation needs a permit."""
-        self._paced = True
-
-    def permit(self, count: int = 1) -> None:
-        self._permits.release(count)
-
-    def run_freely(self) -> None:
-        self._paced = False
-        self._permits.release(1000)
-
-    def evaluate(self, evaluations: Sequence[Evaluation]) -> list[torch.Tensor]:
-        self.num_begun += 1
-        self.batch_sizes.append(len(evaluations))
-        self.before(evaluations)
-        if self._paced:
-            assert self._permits.acquire(timeout=PATIENCE_SECONDS)
-        return self.after(self._model.evaluate(evaluations))
-
-    async def begun(self, count: int) -> None:
-        """Wait until `count` evaluations have begun since `forget`."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while self.num_begun < count:
-                await asyncio.sleep(0.002)
-
-    def forget(self) -> None:
-        self.num_begun = 0
-        self.batch_sizes.clear()
-
-
-_tiny: list[Model] = []
-
-
-def tiny_model() -> Model:
-    """The tiny cloud model, loaded once."""
-    if not _tiny:
-        torch.set_num_threads(1)
-        _tiny.append(load_model(CLOUD_MODEL, device="cpu"))
-    return _tiny[0]
 
 
 class Cloud:
@@ -121,12 +58,23 @@ class Cloud:
         assert value is not None, f"no series {name} {labels}"
         return value
 
+    async def drain(self) -> None:
+        """As on SIGTERM."""
+        await self.server.drain()
+
 
 @contextlib.asynccontextmanager
 async def running_cloud(**options: object) -> AsyncIterator[Cloud]:
+    """Run a service; with `--cloud-on ray` it is a replica on Ray Serve behind Ray's proxy."""
     config = ServerConfig(
         model=str(CLOUD_MODEL), **({"listen": LOOPBACK, "metrics_listen": LOOPBACK, "grace_seconds": 0.0} | options)
     )
+    if carrier.on_ray:
+        from harness.ray_cloud import running_replica
+
+        async with running_replica(config) as replica:
+            yield replica
+        return
     model = PacedModel(tiny_model())
     server = CloudServer(config, lambda: model)
     address, metrics_address = await server.listen()

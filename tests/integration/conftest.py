@@ -12,6 +12,7 @@ import torch
 from diffusion.loading import load_model
 from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink
+from harness import carrier
 from harness.agent import Agent, StartAgent, StartCommand
 from harness.cloud import Cloud, RunEdge, StartCloud
 from harness.gate import Gate
@@ -40,6 +41,12 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 @pytest.fixture(scope="session")
 def cloud(programs: Programs) -> Cloud:
     """The cloud service that most tests share, started as a user starts it."""
+    if carrier.on_ray:
+        from harness.ray_cloud import free_port
+
+        where = ("--port", str(free_port()), "--metrics-listen", "127.0.0.1:0", "--replicas", "2")
+        few_cores = ("--cpus-per-replica", "0.1")
+        return Cloud(programs.cold("deploy.ray", "serve", "--model", str(CLOUD_MODEL), *where, *few_cores))
     return Cloud(programs.cold("cloud_service", "serve", "--model", str(CLOUD_MODEL), *FREE_PORTS))
 
 

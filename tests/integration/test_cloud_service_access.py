@@ -67,6 +67,7 @@ async def test_a_method_that_does_not_exist_is_unimplemented_with_the_right_toke
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.grpc_only("Ray's proxy speaks plaintext; TLS is in front of it")
 async def test_tls_with_client_certificates() -> None:
     ca, key, cert = ((TLS / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
     files = TlsFiles(cert=TLS / "server.pem", key=TLS / "server.key", client_ca=TLS / "ca.pem")
@@ -145,6 +146,7 @@ async def health_becomes(address: Address, status: int) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.grpc_only("Ray replaces a replica that hangs")
 async def test_a_device_that_hangs_ends_its_sessions_and_lets_nobody_in_until_it_is_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -176,10 +178,11 @@ async def test_a_device_that_hangs_does_not_keep_the_service_from_ending() -> No
         await stream.send(opening(always(2)))
         await cloud.model.begun(1)
         async with asyncio.timeout(10):
-            await cloud.server.drain()
+            await cloud.drain()
         assert isinstance(await stream.error(), NotServing)
 
 
+@pytest.mark.grpc_only("looks into the service's process")
 async def test_a_device_thread_that_dies_ends_its_sessions_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_cloud() as cloud, open_channel(cloud.address) as stub:
         cloud.model.pace()

@@ -7,6 +7,7 @@ import gc
 import time
 
 import numpy as np
+import pytest
 from cloud_harness import Stream, always, open_channel, opening, running_cloud
 
 from cloud_service.config import Timings
@@ -37,6 +38,7 @@ async def test_a_large_open_comes_in_however_slowly_the_service_reads_it() -> No
         assert time.monotonic() - started > 0.9
 
 
+@pytest.mark.grpc_only("looks into the service's process")
 async def test_unfinished_opens_hold_no_more_memory_than_one_client_may_have() -> None:
     piece = pb.ClientMessage(fragment=pb.Fragment(total_bytes=2**20, data=bytes(300_000)))
     async with running_cloud() as cloud, open_channel(cloud.address) as stub:
@@ -61,6 +63,7 @@ async def test_unfinished_opens_hold_no_more_memory_than_one_client_may_have() -
         assert not cloud.server.backend._service.opening_memory._held_bytes
 
 
+@pytest.mark.grpc_only("looks into the service's process")
 async def test_a_refused_open_is_gone_at_once_without_a_garbage_collection() -> None:
     async with running_cloud() as cloud, open_channel(cloud.address) as stub:
         gc.collect()
@@ -77,6 +80,7 @@ async def test_a_refused_open_is_gone_at_once_without_a_garbage_collection() -> 
             gc.enable()
 
 
+@pytest.mark.grpc_only("Ray's proxy does not count the calls of a connection")
 async def test_a_connection_holds_no_more_calls_than_its_client_may_have_use_for() -> None:
     async with (
         running_cloud(max_sessions=4, max_sessions_per_client=1) as cloud,

@@ -169,6 +169,7 @@ async def test_messages_out_of_place_end_the_stream(shared_cloud: Cloud) -> None
         assert isinstance(await stream.error(), InvalidRequest)
 
 
+@pytest.mark.grpc_only("reads the log in the service's process")
 async def test_a_refusal_is_logged_under_the_id_of_its_request(
     shared_cloud: Cloud, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,7 @@ async def no_session_left(cloud: Cloud) -> None:
 # ------------------------------------------------------------------------------------ leaving
 
 
+@pytest.mark.grpc_only("reads the log in the service's process")
 async def test_the_log_counts_every_byte_that_the_client_sent_and_what_its_totals_say(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -116,6 +117,7 @@ async def test_a_session_closed_while_it_waits_for_its_prompt_never_starts() -> 
         assert cloud.model.num_begun == 3
 
 
+@pytest.mark.grpc_only("Ray's proxy takes messages on behalf of a client that reads none")
 async def test_a_reader_that_reads_nothing_is_given_up_and_costs_the_others_nothing() -> None:
     timings = Timings(write_seconds=0.5)
     async with (
@@ -357,7 +359,7 @@ async def test_draining_lets_running_sessions_finish_and_nobody_in() -> None:
         await parked.receive_until(HandedOff)
         await running.send(opening(always(3)))
         await cloud.model.begun(1)
-        draining = asyncio.create_task(cloud.server.drain())
+        draining = asyncio.create_task(cloud.drain())
         await parked.ends_ok()
         await late.send(opening(always(3)))
         assert isinstance(await late.error(), NotServing)
@@ -373,7 +375,7 @@ async def test_the_grace_period_ends_what_is_still_running() -> None:
         stream = Stream(stub)
         await stream.send(opening(always(50)))
         await cloud.model.begun(1)
-        draining = asyncio.create_task(cloud.server.drain())
+        draining = asyncio.create_task(cloud.drain())
         assert isinstance(await stream.error(), NotServing)
         cloud.model.run_freely()
         await draining

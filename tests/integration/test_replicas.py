@@ -13,13 +13,13 @@ from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from harness.cloud import Cloud, StartCloud
 from harness.programs import Programs
-from harness.reference import EDGE_MODEL
-from harness.scripted_cloud import Send, scripted_cloud
+from harness.reference import EDGE_MODEL, LATENTS_SHAPE
+from harness.scripted_cloud import Send, honest_opened, scripted_cloud, some_latents
 from harness.waiting import eventually, running
 from orchestrator.handoff import LOST_REASONS
 from orchestrator.plan import PlanOptions
 from wire.errors import Busy
-from wire.messages import Description, Open
+from wire.messages import Description, HandedOff, Open, Source, State, Step, Totals
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -104,6 +104,50 @@ async def test_extrapolation_warms_up_again_and_what_was_lost_is_counted(start_c
         report = (await generating).report
     assert report["step_sources"] == "CCCxxCxx" + "CCCxxCx" + "e" * 5
     assert report["nfe"]["cloud"] == 4 + second.nfe()["cloud"] == 8
+
+
+async def test_behind_one_address_a_generation_goes_on_at_the_replica_that_is_left(description: Description) -> None:
+    begun: list[int] = []
+
+    async def proxy(opening: Open, send: Send) -> None:
+        at = opening.start.step_index if isinstance(opening.start, State) else 0
+        begun.append(at)
+        await send(honest_opened(description, opening, latents_shape=LATENTS_SHAPE))
+        for index in range(at, HANDOFF):
+            if len(begun) == 1 and index == LOST_AT:
+                raise RuntimeError("the replica is gone")
+            await send(Step(step_index=index, source=Source.CLOUD, latents=some_latents(LATENTS_SHAPE, index)))
+        state = State(step_index=HANDOFF, latents=some_latents(LATENTS_SHAPE, HANDOFF - 1))
+        await send(HandedOff(state=state, totals=Totals(nfe_cloud=HANDOFF - at)))
+
+    async with (
+        scripted_cloud(description, proxy) as address,
+        EdgeClient(cloud=address, edge_model=str(EDGE_MODEL)) as client,
+    ):
+        report = (await client.run(a_request())).report
+    assert begun == [0, LOST_AT]
+    assert report["step_sources"] == "C" * HANDOFF + "e" * (STEPS - HANDOFF)
+    assert report["clouds"] == [address, address]
+    (line,) = report["fallbacks"]
+    assert line.startswith(f"left the cloud at {address} (the stream broke: ")
+    assert line.endswith(f"the cloud at {address} goes on from step {LOST_AT} of {STEPS}")
+
+
+async def test_a_proxy_without_replicas_is_returned_to_once(description: Description) -> None:
+    num_calls = 0
+
+    async def proxy(opening: Open, send: Send) -> None:
+        nonlocal num_calls
+        num_calls += 1
+        raise RuntimeError("there is no replica")
+
+    async with (
+        scripted_cloud(description, proxy) as address,
+        EdgeClient(cloud=address, edge_model=str(EDGE_MODEL)) as client,
+    ):
+        report = (await client.run(a_request())).report
+    assert num_calls == 2
+    assert report["step_sources"] == "e" * STEPS
 
 
 async def test_with_no_cloud_left_the_edge_finishes(start_cloud: StartCloud) -> None:
