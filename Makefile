@@ -10,7 +10,7 @@ PROTOS := protos/ecdiff_v1.proto protos/orchestrator_v1.proto protos/edge_agent_
 export GRPC_ENABLE_FORK_SUPPORT := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check protos protos-check lint types imports bench train-smoke slow fuzz up down logs up-local down-local wheels hadolint clean
+.PHONY: help setup demo test test-ray check protos protos-check lint types imports bench train-smoke slow fuzz up down logs up-local down-local wheels hadolint clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,14 @@ slow: setup  ## the long churn and fuzz tests
 
 fuzz: setup  ## coverage-guided fuzzing of the decoder, some minutes; wants atheris: .venv/bin/pip install -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz.decoder -runs=1000000 -max_total_time=600
+
+RAY_TESTS := $(addprefix tests/integration/test_, cloud_service_stream.py cloud_service_sessions.py cloud_service_corrections.py \
+  cloud_service_refusals.py cloud_service_access.py cloud_service_openings.py refresh_over_grpc.py solver_handoff.py \
+  adaptive_handoff.py adaptive_parity.py python_api.py)
+test-ray: setup  ## the same tests of the service on Ray Serve, and those of several replicas (docs/ray.md); about 5 minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/python -m pytest -q --cloud-on ray $(RAY_TESTS)
+	$(BIN)/python -m pytest -q -m ray tests/ray
 
 check: setup protos-check lint types imports test  ## everything a change must pass
 

@@ -17,7 +17,7 @@ from wire.serving.command_line import (
     PROCESS_OPTIONS,
     TOKEN_OPTIONS,
     address_option,
-    read_token,
+    read_tokens,
     run_service,
 )
 from wire.serving.logs import configure_logging
@@ -109,8 +109,8 @@ def serve(
     **options: Any,
 ) -> int:
     """Run `python -m deploy.ray serve`; the options are explained in its help."""
-    token = read_token(auth_token_file)
-    if token is not None and not options["allow_plaintext_token"]:
+    tokens = read_tokens(auth_token_file)
+    if tokens is not None and not options["allow_plaintext_token"]:
         raise click.UsageError(
             "the token would cross the network in the clear: put TLS in front of the port, close it to everybody else, "
             "and say --allow-plaintext-token"
@@ -121,7 +121,7 @@ def serve(
         server = ServerConfig(
             model=model if model is not None else bundled_model(),
             listen=Address(host="127.0.0.1", port=port),
-            auth_token=token,
+            tokens=tokens,
             **options,
         )
         config = RayConfig(

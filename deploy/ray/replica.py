@@ -83,9 +83,9 @@ class Replica:
 
     async def _let_in(self, call: Call, method: Callable[[], Awaitable[_T]]) -> _T:
         """Call the method, once the token is seen where one is wanted."""
-        if self._config.auth_token is not None:
+        if self._config.tokens is not None:
             try:
-                check_token(self._config.auth_token, call.metadata())
+                check_token(self._config.tokens, call.metadata())
             except Unauthenticated as error:
                 self._backend.metrics.rejected(error)
                 await call.abort(*to_status(error))

@@ -89,6 +89,7 @@ async def test_nobody_is_told_the_schema(version: str) -> None:
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.grpc_only("Ray's proxy does not count connections")
 async def test_one_connection_too_many_is_closed_and_the_others_are_served_on() -> None:
     async with running_cloud(max_connections=2) as cloud, open_channel(cloud.address) as first:
         await first.Describe(pb.DescribeRequest())
