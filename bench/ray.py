@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import grpc.aio
@@ -67,12 +68,12 @@ async def _measured(command: tuple[str, ...], repeats: int) -> dict[str, dict[st
             credit=2,
         )
         await call.write(encode_client(opening, codec=Codec.RAW))
-        while (await call.read()).WhichOneof("message") != "handed_off":
+        while await _kind_of_next(call) != "handed_off":
             pass
 
         async def ping() -> None:
             await call.write(pb.ClientMessage(ping=pb.Ping(t0=1.0)))
-            while (await call.read()).WhichOneof("message") != "pong":
+            while await _kind_of_next(call) != "pong":
                 pass
 
         async def probe(padding: int = 0) -> None:
@@ -85,6 +86,11 @@ async def _measured(command: tuple[str, ...], repeats: int) -> dict[str, dict[st
         }
         call.cancel()
         return results
+
+
+async def _kind_of_next(call: Any) -> str:
+    message: pb.ServerMessage = await call.read()
+    return message.WhichOneof("message") or ""
 
 
 async def _timed(once: Callable[[], Awaitable[None]], repeats: int) -> dict[str, float]:

@@ -13,8 +13,7 @@ from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
 from edge_client.lead import Lead, lost_reason
 from edge_client.recorder import Recorder
-from edge_client.stream_end import StreamBroke
-from wire.errors import Busy, EcdiffError
+from wire.errors import Busy, EcdiffError, StreamBroke
 from wire.messages import State
 
 # What a generation waits in all for a place, where every cloud is full. Longer, and the edge is there sooner.

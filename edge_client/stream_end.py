@@ -6,16 +6,14 @@ from typing import Any
 
 import grpc
 
-from wire.errors import Cancelled, EcdiffError, NotServing, ProtocolError, from_status, names_error
+from wire.errors import Cancelled, EcdiffError, NotServing, ProtocolError, StreamBroke, from_status, names_error
 
 Status = tuple[grpc.StatusCode, str | None, Any]
 
+# What a proxy says of a stream whose other end it lost, and gRPC of a method that failed without a status.
+_BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 # What grpc.aio itself says of a write that fails.
 FAILED_WRITE = "Internal error from Core"
-
-
-class StreamBroke(ProtocolError):
-    """Somebody on the way ended the stream, such as a proxy whose replica is gone; the cloud itself said nothing."""
 
 
 class StreamEnd:
@@ -40,7 +38,7 @@ class StreamEnd:
         told = from_status(code, details, metadata)
         if not names_error(metadata) and not isinstance(told, NotServing):
             # gRPC itself, or a proxy, on the way: no verdict of the cloud on our request.
-            return StreamBroke(f"the stream broke: {told}")
+            return (StreamBroke if code in _BROKEN else ProtocolError)(f"the stream broke: {told}")
         return told
 
     def _keep_status(self, call: Any) -> None:

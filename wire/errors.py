@@ -5,6 +5,7 @@
     │   └── InvalidTensor     dtype, shape, size, codec, scaling             INVALID_ARGUMENT
     ├── CorruptTensor         does not decompress, checksum, not finite      DATA_LOSS
     ├── ProtocolError         a message that the conversation forbids here   FAILED_PRECONDITION
+    │   └── StreamBroke       ended on the way, not by the other end         FAILED_PRECONDITION
     ├── VersionMismatch       the other end speaks another protocol version  FAILED_PRECONDITION
     ├── IncompatibleModels    family, latent channels or layout differ       FAILED_PRECONDITION
     ├── UnknownModel          no such model here                             NOT_FOUND
@@ -59,6 +60,10 @@ class ProtocolError(EcdiffError):
     """A message that the conversation does not allow at this point."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class StreamBroke(ProtocolError):
+    """Somebody on the way ended the stream, such as a proxy whose replica is gone; the other end said nothing."""
 
 
 class VersionMismatch(EcdiffError):
@@ -137,6 +142,7 @@ _BY_NAME: dict[str, type[EcdiffError]] = {
         InvalidTensor,
         CorruptTensor,
         ProtocolError,
+        StreamBroke,
         VersionMismatch,
         IncompatibleModels,
         UnknownModel,

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import prometheus_client
 import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -17,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from cloud_service.config import ServerConfig
 from deploy.ray.application import NAME, application, start_ray
 from deploy.ray.config import RayConfig, prepare_environment
+from deploy.ray.metrics import registry_of
 from harness.paced import tiny_model
 from harness.programs import ENVIRONMENT
 from harness.ray_replica import HeldReplica
@@ -91,7 +93,8 @@ class RayServe:
 
     def scrape(self) -> Scrape:
         """The series of all replicas."""
-        return Scrape("".join(text for _, text in self.ask("exposition")))
+        series = registry_of(self._replicas)
+        return Scrape(self._thread.submit(prometheus_client.generate_latest, series).result().decode())
 
     def shutdown(self) -> None:
         serve.shutdown()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
 
+from diffusion.loading import load_model
 from edge_client import EdgeClient, GenerationResult
 from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
@@ -27,6 +28,15 @@ PATIENCE_SECONDS = 120.0
 @pytest.fixture(scope="module")
 def replicas() -> RayServe:
     return ray_serve()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_edge_model() -> Iterator[None]:
+    """For all clients: it cannot be loaded twice at a time in one process."""
+    edge = load_model(EDGE_MODEL, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge_client.edge_model.load_model", lambda *args, **kwargs: edge)
+        yield
 
 
 def a_request(seed: int) -> GenerationRequest:
