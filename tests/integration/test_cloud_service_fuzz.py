@@ -154,7 +154,9 @@ async def fuzz(num_messages: int, *, max_batch: int, caplog: pytest.LogCaptureFi
                 f"RSS {resident_bytes / 2**20:.0f} MiB at a quarter, {grown_bytes / 2**20:+.1f} MiB at the end; "
                 f"{dict(fuzz.endings.most_common())}"
             )
-            assert len(asyncio.all_tasks()) <= num_tasks + 2
+            async with asyncio.timeout(SECONDS_FOR_ONE):  # gRPC's own tasks outlive the last streams a little
+                while len(asyncio.all_tasks()) > num_tasks + 2:
+                    await asyncio.sleep(0.01)
             assert grown_bytes < MAX_GROWTH_BYTES
             assert fuzz.endings[UNSEEN] < 0.05 * fuzz.endings.total()
             assert fuzz.endings[OK] > 0.1 * fuzz.endings.total()
