@@ -33,7 +33,7 @@ demo: setup  ## three prompts in every mode through the real services: out/demo/
 test: setup  ## the tests that CI runs: CPU only, offline, about 12 minutes
 	$(BIN)/python -m pytest -q
 
-slow: setup  ## the long churn and fuzz tests
+slow: setup  ## the long fault, churn and fuzz tests; those of images and Compose too where a Docker Engine answers
 	$(BIN)/python -m pytest -q -m slow
 
 fuzz: setup  ## coverage-guided fuzzing of the decoder, some minutes; wants atheris: .venv/bin/pip install -e '.[fuzz]'

@@ -116,8 +116,8 @@ class Backend:
         busy_since, busy_seconds = None, 0.0
         while not self.died.is_set():
             await asyncio.sleep(watch_seconds)
-            is_same_pass = busy_since is not None and self._engine.busy_since == busy_since
-            busy_since, busy_seconds = self._engine.busy_since, busy_seconds + watch_seconds if is_same_pass else 0.0
+            before, busy_since = busy_since, self._engine.busy_since
+            busy_seconds = busy_seconds + watch_seconds if busy_since is not None and busy_since == before else 0.0
             self._set_hanging(busy_seconds > self._engine.stuck_seconds)
             if busy_seconds > 2 * self._engine.stuck_seconds:
                 _log.error("the device does not come back")

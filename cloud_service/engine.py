@@ -18,6 +18,7 @@ from cloud_service.session import SessionEvent
 from cloud_service.warm_up import Served, warm_up
 from cloud_service.worker import Worker, ran_out_of_memory
 from diffusion.model import Model
+from diffusion.pipeline_folder import first_line
 from wire.messages import Correct
 
 _log = logging.getLogger(LOGGER_NAME)
@@ -134,7 +135,7 @@ class Engine:
         with torch.inference_mode():
             try:
                 served = warm_up(self._load(), max_batch=self._max_batch, compile_steps=self._compile_steps)
-            except Exception as error:
+            except BaseException as error:  # whatever it is: else somebody would wait for the model for ever
                 self._loop.call_soon_threadsafe(_settle, ready, _loading_error(error))
                 return
             outgoing = _Batches(self._loop, self._deliver)
@@ -202,7 +203,11 @@ def _settle(ready: asyncio.Future[Served], outcome: Served | Exception) -> None:
         ready.set_result(outcome)
 
 
-def _loading_error(error: Exception) -> Exception:
+def _loading_error(error: BaseException) -> Exception:
+    if not isinstance(error, Exception):  # a panic of native code
+        unusable = ValueError(f"the model cannot be run here: {type(error).__name__}: {first_line(error)}")
+        unusable.__cause__ = error
+        return unusable
     if not ran_out_of_memory(error):
         return error
     if isinstance(error, MemoryError) and str(error):

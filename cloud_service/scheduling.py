@@ -6,6 +6,9 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+MAX_WAIT_EVALUATIONS = 8
+"""Evaluations that a session may wait for before it goes ahead of nearer deadlines."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:

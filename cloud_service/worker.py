@@ -13,7 +13,7 @@ from cloud_service.config import LOGGER_NAME
 from cloud_service.generation import Forward, Generation, Need
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
-from cloud_service.scheduling import Candidate, in_line, pick_turn
+from cloud_service.scheduling import MAX_WAIT_EVALUATIONS, Candidate, in_line, pick_turn
 from cloud_service.session import SessionEvent
 from diffusion.devices import wait_for
 from diffusion.model import Model
@@ -23,8 +23,6 @@ from wire.messages import Correct, Correction, Source, Step
 _log = logging.getLogger(LOGGER_NAME)
 # Weight of the newest evaluation in the moving average that Describe publishes.
 _NEWEST_WEIGHT = 0.2
-# Evaluations that a session may wait for before it goes ahead of nearer deadlines.
-_MAX_WAIT_EVALUATIONS = 8
 _NO_ROOM = ("can't allocate memory", "out of memory")
 
 
@@ -93,7 +91,7 @@ class Worker:
     def turn(self) -> None:
         """Let the picked sessions advance by one step each."""
         candidates = self._candidates()
-        now, max_wait_seconds = time.monotonic(), _MAX_WAIT_EVALUATIONS * self.step_seconds
+        now, max_wait_seconds = time.monotonic(), MAX_WAIT_EVALUATIONS * self.step_seconds
         turn = pick_turn(candidates, now=now, max_wait_seconds=max_wait_seconds, max_batch=self._max_batch)
         for session_id in turn.extrapolate:
             generation = self._generations[session_id]

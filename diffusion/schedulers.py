@@ -37,6 +37,8 @@ _HISTORIES: dict[str, tuple[frozenset[str], ...]] = {
 }
 # Above it the square of a noise level, which the solvers take, leaves float32.
 _MAX_NOISE_TO_SIGNAL = 1e9
+# What every known model was trained with.
+_MAX_KEPT_TIMESTEPS = 1000
 
 
 class Stepper:
@@ -67,7 +69,7 @@ class Stepper:
         trained = self.config["num_train_timesteps"]
         if not 1 <= num_inference_steps <= trained:
             raise ValueError(f"num_inference_steps must lie in 1..{trained}, not {num_inference_steps}")
-        self._scheduler = copy.deepcopy(_place_steps(class_name, json.dumps(self.config), num_inference_steps))
+        self._scheduler = _placed(class_name, self.config, num_inference_steps)
         self._timesteps: list[float] = self._scheduler.timesteps.tolist()
         falling = all(later < earlier for earlier, later in pairwise(self._timesteps))
         if len(self._timesteps) != num_inference_steps or not falling or not self._within(trained):
@@ -191,13 +193,24 @@ class Stepper:
         return history if before is None else history | {"denoised_2": before}
 
 
-@lru_cache(maxsize=64)
-def _place_steps(class_name: str, config: str, num_inference_steps: int) -> Any:
-    """Return a scheduler of diffusers with its timesteps set, not to be changed.
+def _placed(class_name: str, config: SchedulerConfig, num_inference_steps: int) -> Any:
+    """Return a scheduler of diffusers with its timesteps set, nobody else's.
 
-    Kept, because diffusers takes milliseconds to make one, on a service's event loop; most sessions ask for the same.
+    diffusers takes milliseconds to make one, on a service's event loop, and most sessions ask for the same: those are
+    copied. None that is longer than models are is kept: strangers choose the configurations, and memory is not theirs.
     """
-    scheduler = getattr(diffusers, class_name).from_config(json.loads(config))
+    if config["num_train_timesteps"] > _MAX_KEPT_TIMESTEPS:
+        return _place_steps(class_name, config, num_inference_steps)
+    return copy.deepcopy(_kept_steps(class_name, json.dumps(config), num_inference_steps))
+
+
+@lru_cache(maxsize=64)
+def _kept_steps(class_name: str, config: str, num_inference_steps: int) -> Any:
+    return _place_steps(class_name, json.loads(config), num_inference_steps)
+
+
+def _place_steps(class_name: str, config: SchedulerConfig, num_inference_steps: int) -> Any:
+    scheduler = getattr(diffusers, class_name).from_config(config)
     # Logarithms are taken of noise levels that the other end's betas may make 0; `_solver_levels` refuses those.
     with np.errstate(all="ignore"):
         scheduler.set_timesteps(num_inference_steps)

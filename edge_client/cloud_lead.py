@@ -127,7 +127,7 @@ class CloudLead:
         finally:
             ending.cancel()
         if shadowing is not None and shadowing.done():
-            # Also when the cloud was quicker: the decision is about steps, and the same on every network.
+            # Also when the cloud was quicker: the decision is about steps, not about when they came.
             self._take_over(shadowing.result(), HandoffReason.AGREEMENT)
 
     def _seconds_left(self) -> float:

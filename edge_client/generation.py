@@ -265,7 +265,7 @@ class Generation:
             stages["edge_start"] = began - lead.decided_at
             stages["total"] = sum(stages.values())
             self._recorder.seconds["handoff"] = stages["total"]
-            self._recorder.decided("handoff", trajectory.step_index)
+            self._recorder.ages.decided("handoff", trajectory.step_index)
         await finish.run()
         return trajectory
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from edge_client.ages import LatentsAges, made_at
 from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
@@ -29,9 +30,6 @@ SECONDS = (
     "edge_compute",
     "decode",
 )
-
-# What the edge decides from latents that the cloud has made.
-DECISIONS = ("agreement", "handoff")
 
 
 class Traffic(Protocol):
@@ -58,16 +56,6 @@ class Snapshot:
     queue_position: int
     first_step_at: float | None = None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """A decision: `made_at` by the cloud's clock, `decided_at` by this side's; the link knows the offset."""
-
-    decision: str
-    link: LinkEstimate
-    made_at: float
-    decided_at: float
 
 
 @dataclass
@@ -105,6 +93,7 @@ class Recorder:
     handoff_why: str = ""
     clouds: list[str] = field(default_factory=list)
     moves: list[HandoffReason] = field(default_factory=list)
+    ages: LatentsAges = field(default_factory=LatentsAges)
     cloud_steps: dict[int, Step] = field(default_factory=dict)
     num_redone: int = 0
     edge_steps: set[int] = field(default_factory=set)
@@ -113,9 +102,6 @@ class Recorder:
         self._first_step = self._first_rtt = 0
         self._earlier = {"cloud_compute": 0.0, "cloud_queue": 0.0}
         self._earlier_bytes = (0, 0)
-        self._made_at: dict[int, float] = {}
-        self._decided: list[_Decided] = []
-        self._corrections_under_way: list[float] = []
 
     def move(self, reason: HandoffReason, line: str) -> None:
         """Note that another cloud goes on: what was wrong with the last one, and the same for the user."""
@@ -151,12 +137,8 @@ class Recorder:
         if step.latents is not None and self.link.num_probes:
             self.transit_seconds.append(self.link.one_way_seconds(step.sent_at, received_at))
         if step.latents is not None:
-            self._arrived(step.step_index + 1, step)
+            self.ages.arrived(step.step_index + 1, step, self.link)
         self.notify()
-
-    def _arrived(self, step_index: int, message: Step | HandedOff) -> None:
-        """Note when the cloud had made the latents at `step_index`, by its clock."""
-        self._made_at[step_index] = _made_at(message)
 
     def is_late(self, step: Step, bearable_seconds: float) -> bool:
         """Whether a step's latents are by now older than two round trips; what is `bearable_seconds` old never is.
@@ -165,21 +147,7 @@ class Recorder:
         """
         link = self.link if self.link.num_probes or len(self.clouds) > 1 else self.stream_link
         limit_seconds = max(2 * link.rtt_quantile_seconds(0.0), bearable_seconds)
-        return link.num_probes > 0 and link.one_way_seconds(_made_at(step), stamp_seconds()) > limit_seconds
-
-    def decided(self, decision: str, step_index: int) -> None:
-        """Note one of `DECISIONS`, made now from the cloud's latents at `step_index`; the edge's own have no age."""
-        if step_index in self._made_at:
-            self._decided.append(_Decided(decision, self.link, self._made_at[step_index], stamp_seconds()))
-
-    @property
-    def latents_ages(self) -> dict[str, list[float]]:
-        """Seconds from when the cloud had made latents to each of the `DECISIONS` from them, and of corrections."""
-        ages: dict[str, list[float]] = {name: [] for name in DECISIONS}
-        for each in self._decided:
-            if each.link.num_probes:
-                ages[each.decision].append(each.link.one_way_seconds(each.made_at, each.decided_at))
-        return ages | {"correction": self._corrections_under_way}
+        return link.num_probes > 0 and link.one_way_seconds(made_at(step), stamp_seconds()) > limit_seconds
 
     def edge_step(self, step_index: int) -> None:
         """Note a step of the edge model."""
@@ -207,7 +175,7 @@ class Recorder:
         """
         self.correction_steps.append(step_index)
         self.correction_seconds.append(waited_seconds)
-        self._corrections_under_way.append(under_way_seconds)
+        self.ages.corrected(under_way_seconds)
 
     def hand_off(self, reason: HandoffReason, step_index: int) -> None:
         """Note that the edge model takes over before `step_index`."""
@@ -236,7 +204,7 @@ class Recorder:
             "transit": transit,
             "edge_decode": decode_seconds,
         }
-        self._arrived(message.state.step_index, message)
+        self.ages.arrived(message.state.step_index, message, self.link)
 
     def cloud_totals(self, totals: Totals) -> None:
         """Take over the present cloud's own account of its time."""
@@ -309,8 +277,3 @@ class Recorder:
                 note=note,
             )
         )
-
-
-def _made_at(message: Step | HandedOff) -> float:
-    """Return when the cloud had made the latents in a message, by its clock."""
-    return message.sent_at - message.encode_seconds - message.wait_seconds

@@ -39,7 +39,7 @@ def make_report(recorder: Recorder) -> Report:
             "rtt_seconds": _quantiles(recorder.rtt_seconds),
             "latents_transit_seconds": _quantiles(recorder.transit_seconds),
             "latents_age_seconds": {
-                decision: _rounded(max(ages, default=None)) for decision, ages in recorder.latents_ages.items()
+                decision: _rounded(max(ages, default=None)) for decision, ages in recorder.ages.seconds.items()
             },
             "clock_offset_seconds": round(recorder.link.clock_offset_seconds, 6),
             "clock_offset_uncertainty_seconds": _rounded(recorder.link.clock_offset_uncertainty_seconds),

@@ -26,7 +26,7 @@ class Shadow:
 
     It keeps at most `MAX_WAITING_STEPS` waiting: an edge that is slower than the cloud skips the oldest, and it skips
     those that are old already when their turn comes; the report says how many. What it decides depends on the steps
-    that it has seen, never on when they came.
+    that it has seen, never on when it saw them.
 
     Args:
         edge: The small model.
@@ -115,7 +115,7 @@ class Shadow:
         disagreement = sum(measured) / len(measured)
         self._recorder.shadowed(step.step_index, disagreement)
         if self._agreement is not None:
-            self._recorder.decided("agreement", step.step_index + 1)
+            self._recorder.ages.decided("agreement", step.step_index + 1)
             self._agreement.observe(step.step_index, disagreement)
 
 

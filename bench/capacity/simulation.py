@@ -16,11 +16,9 @@ from typing import Any
 import simpy
 
 from bench.network import Link
-from cloud_service.scheduling import Candidate, pick_turn
+from cloud_service.scheduling import MAX_WAIT_EVALUATIONS, Candidate, pick_turn
 
 Process = Generator[simpy.Event, Any, None]
-# As the service's worker (`cloud_service/worker.py`): evaluations that a session may wait for.
-_MAX_WAIT_EVALUATIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,7 @@ class Device:
                 self._wanted = self._env.event()
                 yield self._wanted
             candidates = [candidate for candidate, _ in self._waiting.values()]
-            max_wait_seconds = _MAX_WAIT_EVALUATIONS * self._times.pass_seconds(1)
+            max_wait_seconds = MAX_WAIT_EVALUATIONS * self._times.pass_seconds(1)
             turn = pick_turn(
                 candidates, now=self._env.now, max_wait_seconds=max_wait_seconds, max_batch=self._max_batch
             )

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion.scheduler_config import _DDIM_FIELDS, _FIELDS, MAX_CONFIG_CHARS, checked_scheduler_config
-from diffusion.schedulers import SCHEDULERS, Stepper, parse_scheduler_config, scheduler_for
+from diffusion.schedulers import SCHEDULERS, Stepper, _kept_steps, parse_scheduler_config, scheduler_for
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -122,6 +122,19 @@ def test_any_step_count_is_placed_exactly(name, spacing, steps):
     assert schedule.timesteps[0] < 1000
     assert schedule.timesteps[-1] >= 0
     assert schedule.sigmas[-2] > schedule.sigmas[-1] == 0.0
+
+
+def test_a_scheduler_that_is_longer_than_models_are_is_not_kept():
+    _kept_steps.cache_clear()
+    assert stepper(num_train_timesteps=1001).schedule.num_steps == 50
+    assert _kept_steps.cache_info().currsize == 0
+    # The same again is a copy: neither moves the other.
+    first, second = (Stepper(*scheduler_for("dpmpp-2m", SD), 4) for _ in range(2))
+    latents = torch.ones(1, 1, 2, 2)
+    first.step(latents, 0, latents)
+    assert first.state()
+    assert not second.state()
+    assert _kept_steps.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

@@ -70,10 +70,10 @@ def test_age_of_latents_runs_from_the_end_of_the_clouds_step_to_the_decision() -
         # The cloud's clock is 1000 s ahead; a tenth of a second on the way.
         step = Step(step_index=index, source=Source.CLOUD, latents=latents, sent_at=now + 999.9 - age, **waited)
         run.cloud_step(step, received_at=now - age)
-    run.decided("agreement", 1)
-    run.decided("agreement", 2)
-    run.decided("handoff", 2)
-    run.decided("handoff", 0)  # the start of the trajectory, which nobody made
+    run.ages.decided("agreement", 1)
+    run.ages.decided("agreement", 2)
+    run.ages.decided("handoff", 2)
+    run.ages.decided("handoff", 0)  # the start of the trajectory, which nobody made
     ages = make_report(run)["network"]["latents_age_seconds"]
     assert ages == {
         "agreement": pytest.approx(3.85, abs=0.5),
@@ -81,6 +81,18 @@ def test_age_of_latents_runs_from_the_end_of_the_clouds_step_to_the_decision() -
         "correction": None,
     }
     assert ages["agreement"] - ages["handoff"] == pytest.approx(1.0, abs=0.5)
+
+
+def test_age_of_a_lost_clouds_latents_is_by_its_own_clock_after_a_move() -> None:
+    run = recorder()
+    run.link.add_probe(ProbeSample(t0=10.0, t1=1010.01, t2=1010.01, t3=10.02))
+    now = stamp_seconds()
+    latents = np.zeros((1, 4, 2, 2), np.float32)
+    run.cloud_step(Step(step_index=0, source=Source.CLOUD, latents=latents, sent_at=now + 999.0), received_at=now)
+    run.link = LinkEstimate()  # another cloud, whose clock is right, and which makes no step
+    run.link.add_probe(ProbeSample(t0=10.0, t1=10.01, t2=10.01, t3=10.02))
+    run.ages.decided("handoff", 1)
+    assert run.ages.seconds["handoff"] == [pytest.approx(1.0, abs=0.5)]
 
 
 def test_handoff_stages_come_from_where_they_happen() -> None:
