@@ -289,14 +289,25 @@ class CloudSession:
         self._outgoing.put_nowait(None)
 
     async def close(self, *, grace_seconds: float = 0.5) -> None:
-        """Say Close, give it a moment to leave, and let the call go."""
+        """Say Close, read on for a moment, and let the call go.
+
+        grpc.aio keeps a call for ever that is cancelled with messages unread (grpc issue 43360).
+        """
         if self._call is None:
             return
         self.say_close()
         writer, pinger = self._tasks
+        drain = asyncio.create_task(self._drain())
         try:
-            await asyncio.wait({writer}, timeout=grace_seconds)
+            await asyncio.wait({writer, drain}, timeout=grace_seconds)
         finally:
             writer.cancel()
+            drain.cancel()
             self._call.cancel()
-        await asyncio.gather(writer, pinger, return_exceptions=True)
+        await asyncio.gather(writer, pinger, drain, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        """Read what still comes, and what it says no more."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async for _ in self._responses:
+                pass

@@ -219,12 +219,12 @@ def check(report: dict[str, Any], latents: Any, expected: Any) -> str:
 
 async def lie(liar: Liar, client: EdgeClient, num_generations: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "grpc")  # it writes a traceback for bytes that are no message
-    process, resident_bytes = psutil.Process(), 0
+    process, resident_bytes, num_tasks = psutil.Process(), 0, 0
     reasons: Counter[str] = Counter()
     slowest, slowest_lies, began = 0.0, [""], time.monotonic()
     for seed in range(num_generations):
         if seed == num_generations // 4:
-            resident_bytes = process.memory_info().rss
+            resident_bytes, num_tasks = process.memory_info().rss, len(asyncio.all_tasks())
         liar.prepare(seed)
         expected = (STEPS, HANDOFF_STEP)[seed % 2]
         options = PlanOptions(num_inference_steps=STEPS, handoff_step=expected)
@@ -251,6 +251,7 @@ async def lie(liar: Liar, client: EdgeClient, num_generations: int, caplog: pyte
     )
     assert slowest < QUEUE_PATIENCE * PATIENCE_SECONDS + 10.0
     assert grown_bytes < MAX_GROWTH_BYTES
+    assert len(asyncio.all_tasks()) <= num_tasks + 10, "grpc.aio holds calls that were cancelled with messages unread"
     assert reasons["cloud_error"] > num_generations / 4
 
 
