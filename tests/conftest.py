@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -33,7 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items if carrier.on_ray else ():
+    if not carrier.on_ray:
+        return
+    # Of `ray` alone a folder of tests would be found.
+    if importlib.util.find_spec("ray.serve") is None:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=carrier.NO_RAY))
+    for item in items:
         for mark in item.iter_markers("grpc_only"):
             item.add_marker(pytest.mark.skip(reason=f"not on Ray: {mark.args[0]}"))
 

@@ -77,7 +77,7 @@ def application(
             "upscale_delay_s": config.upscale_seconds,
             "downscale_delay_s": config.downscale_seconds,
             "look_back_period_s": min(config.upscale_seconds, 10.0),
-            "metrics_interval_s": min(config.upscale_seconds, 5.0),
+            "metrics_interval_s": min(config.upscale_seconds, 10.0) / 2,
         },
         health_check_period_s=_HEALTH_CHECK_SECONDS,
         graceful_shutdown_timeout_s=server.grace_seconds,

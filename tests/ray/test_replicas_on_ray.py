@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+from harness import carrier
+
+pytest.importorskip("ray.serve", reason=carrier.NO_RAY)
 
 from diffusion.loading import load_model
 from edge_client import EdgeClient, GenerationResult
