@@ -102,6 +102,7 @@ async def test_a_request_that_cannot_be_served_is_refused_with_its_reason(
     assert shared_cloud.sample("ecdiff_cloud_sessions") == 0
 
 
+@pytest.mark.grpc_only("looks into the service's process")
 async def test_latents_that_do_not_fit_the_memory_that_is_free_are_refused(
     shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:

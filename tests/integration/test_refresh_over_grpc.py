@@ -119,4 +119,4 @@ async def test_nan_from_the_model_ends_the_session_and_decides_nothing(refresh: 
         error = await stream.error()
         assert isinstance(error, ModelError)
         assert "is not finite" in str(error)
-        assert num_answers == 4
+        assert cloud.model.num_begun == 4
