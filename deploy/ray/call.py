@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from typing import Any, Never, TypeVar
 
 import grpc
-from ray.serve.grpc_util import RayServegRPCContext
+from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from protos import ecdiff_v1_pb2 as pb
+from wire.errors import StreamBroke
 
 _T = TypeVar("_T")
 
@@ -19,6 +20,19 @@ _LAST_WORD = pb.ServerMessage(heartbeat=pb.Heartbeat())
 
 class _Aborted(Exception):
     """The status is set: the method says no more."""
+
+
+async def received(requests: gRPCInputStream[pb.ClientMessage]) -> AsyncGenerator[pb.ClientMessage, None]:
+    """Yield what the client sends.
+
+    Raises:
+        StreamBroke: The client gave up. Ray ends its messages as if it had no more, and does not always cancel the
+            call: what it asked for would be computed to the end.
+    """
+    async for message in requests:
+        yield message
+    if requests.is_cancelled():
+        raise StreamBroke("the client gave up the call")
 
 
 class Call:

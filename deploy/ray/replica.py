@@ -15,7 +15,7 @@ from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 
 from cloud_service.backend import Backend
 from cloud_service.config import LOGGER_NAME, ServerConfig
-from deploy.ray.call import Call
+from deploy.ray.call import Call, received
 from diffusion.loading import load_model
 from diffusion.model import Model
 from protos import ecdiff_v1_pb2 as pb
@@ -59,7 +59,7 @@ class Replica:
     ) -> AsyncGenerator[pb.ServerMessage, None]:
         """Hold one generation's conversation."""
         call = Call(grpc_context)
-        work = self._let_in(call, lambda: self._backend.servicer.Denoise(requests, call))
+        work = self._let_in(call, lambda: self._backend.servicer.Denoise(received(requests), call))
         async with contextlib.aclosing(call.stream(work)) as messages:
             async for message in messages:
                 yield message

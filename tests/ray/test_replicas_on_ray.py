@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -13,6 +13,9 @@ from harness import carrier
 
 pytest.importorskip("ray.serve", reason=carrier.NO_RAY)
 
+from ray.serve.grpc_util import gRPCInputStream
+
+from deploy.ray.call import received
 from diffusion.loading import load_model
 from edge_client import EdgeClient, GenerationResult
 from edge_client.recorder import Snapshot
@@ -20,6 +23,8 @@ from edge_client.request import GenerationRequest
 from harness.ray_cloud import RayServe, ray_serve
 from harness.reference import EDGE_MODEL
 from orchestrator.plan import PlanOptions
+from protos import ecdiff_v1_pb2 as pb
+from wire.errors import StreamBroke
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -74,6 +79,20 @@ class Counts:
             self.steps[index] = len(snapshot.step_sources)
 
         return note
+
+
+async def test_a_client_that_gives_up_is_no_client_that_has_said_all() -> None:
+    async def messages() -> AsyncIterator[pb.ClientMessage]:
+        yield pb.ClientMessage(ping=pb.Ping(t0=1.0))
+        if gives_up:
+            stream.cancel()
+
+    for gives_up in (False, True):
+        stream = gRPCInputStream(messages())
+        incoming = received(stream)
+        assert (await anext(incoming)).ping.t0 == 1.0
+        with pytest.raises(StreamBroke if gives_up else StopAsyncIteration):
+            await anext(incoming)
 
 
 async def test_two_replicas_serve_sessions_at_the_same_time(replicas: RayServe) -> None:
