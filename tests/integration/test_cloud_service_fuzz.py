@@ -163,6 +163,7 @@ async def fuzz(num_messages: int, *, max_batch: int, caplog: pytest.LogCaptureFi
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.mark.grpc_only("looks into the service's process")
 @pytest.mark.parametrize("max_batch", [1, 4])
 async def test_conversations_out_of_order_harm_nobody(max_batch: int, caplog: pytest.LogCaptureFixture) -> None:
     await fuzz(2_000, max_batch=max_batch, caplog=caplog)
