@@ -45,7 +45,7 @@ RAY_TESTS := $(addprefix tests/integration/test_, cloud_service_stream.py cloud_
 test-ray: setup  ## the same tests of the service on Ray Serve, and those of several replicas (docs/ray.md); about 5 minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
 	$(BIN)/python -m pytest -q --cloud-on ray $(RAY_TESTS)
-	$(BIN)/python -m pytest -q -m ray tests/ray
+	$(BIN)/python -m pytest -q -m ray tests/ray_serve
 
 check: setup protos-check lint types imports test  ## everything a change must pass
 
