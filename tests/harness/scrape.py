@@ -26,14 +26,12 @@ class Scrape:
             return cls(answer.read().decode())
 
     def value(self, name: str, **labels: str) -> float:
-        """Return one sample's value, of replicas their sum; 0 where there is no such series."""
-        return float(
-            sum(
-                sample.value
-                for sample in self._samples
-                if sample.name == name and {**sample.labels, "replica": ""} == {**labels, "replica": ""}
-            )
-        )
+        """Return one sample's value, the sum of all replicas' where none is named; 0 where there is no such series."""
+
+        def asked(sample: Sample) -> dict[str, str]:
+            return {label: value for label, value in sample.labels.items() if label != "replica" or label in labels}
+
+        return float(sum(each.value for each in self._samples if each.name == name and asked(each) == labels))
 
     def labelled(self, name: str) -> list[tuple[dict[str, str], float]]:
         """Return every sample of one name."""
