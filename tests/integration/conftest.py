@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import torch
+from liar_harness import Liar
 
 from diffusion.loading import load_model
 from edge_client import EdgeClient
@@ -19,9 +20,10 @@ from harness.gate import Gate
 from harness.orchestrator import Orchestrator, StartOrchestrator
 from harness.programs import Finished, Program, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL, ReferencePair
+from harness.scripted_cloud import Send, scripted_cloud
 from harness.searched import plan_file, searched
 from wire.credentials import Credentials
-from wire.messages import Description
+from wire.messages import Description, Open
 
 FREE_PORTS = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
 
@@ -157,6 +159,21 @@ async def description(cloud: Cloud) -> Description:
     link = await CloudLink.connect((cloud.address,), Credentials(), wait_seconds=60)
     await link.close()
     return link.description
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def liar(description: Description) -> AsyncIterator[Liar]:
+    """A client before a cloud that plays whatever script a test puts in."""
+
+    async def nothing(opening: Open, send: Send) -> None:
+        raise AssertionError("no script")
+
+    liar = Liar(client=EdgeClient(edge_model=str(EDGE_MODEL)), description=description, script=nothing)
+    async with (
+        scripted_cloud(description, liar.play) as address,
+        EdgeClient(cloud=address, edge_model=str(EDGE_MODEL), silence_seconds=60) as liar.client,
+    ):
+        yield liar
 
 
 @pytest.fixture(scope="session")
