@@ -194,3 +194,10 @@ def opening(plan: Plan, **fields: object) -> Open:
 
 def letters(steps: Sequence[Step]) -> str:
     return "".join(step.source.letter for step in steps)
+
+
+async def no_session_left(cloud: Cloud) -> None:
+    """Wait until every session's place is free."""
+    async with asyncio.timeout(30):
+        while cloud.sample("ecdiff_cloud_sessions"):
+            await asyncio.sleep(0.005)

@@ -18,8 +18,9 @@ import pytest
 from cloud_harness import Cloud, Stream, ecdiff, open_channel, opening, running_cloud
 
 from edge_client.stream_end import StreamEnd
-from harness.conversations import OK, Conversation, Leaving, Speaker
+from harness.conversations import OK, Conversation, Leaving
 from harness.hostile import damage_bytes
+from harness.speaker import Speaker
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import CHANNEL_OPTIONS
 from wire.errors import Cancelled, from_status

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_edge_lead import SCHEDULERS, SHAPE, STEPS, gaussian, less, stepper
+from edge_lead_toys import SCHEDULERS, SHAPE, STEPS, gaussian, less, stepper
 from torch import Tensor
 
 from diffusion.edge_lead import make_edge_lead
