@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from orchestrator.choice import choose_plan, plan_and_edge_plan
+from orchestrator.choice import choose_plan
 from orchestrator.plan import PAPER_HANDOFF_STEP, PAPER_STEPS, PlanOptions, make_plan
 from orchestrator.searched_plan import PlanFile, SearchedPlan
+from orchestrator.searched_run import plan_and_edge_plan
 from wire.edge_plan import EdgePlan
 from wire.messages import Plan
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_files import COSTS, FILE, NUM_STEPS
 
-from orchestrator.choice import Choice, choose_plan, plan_and_edge_plan
+from orchestrator.choice import Choice, choose_plan
 from orchestrator.corrections import calls_left
 from orchestrator.cost import predict_latency
 from orchestrator.refresh import least_real_steps
+from orchestrator.searched_run import plan_and_edge_plan
 from wire.edge_plan import CORRECTIONS
 
 

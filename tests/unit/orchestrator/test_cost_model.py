@@ -11,9 +11,9 @@ from plan_files import COSTS, FILE
 
 from edge_client import opening, shadow
 from orchestrator import cost
-from orchestrator.choice import plan_and_edge_plan
 from orchestrator.cost import Costs, predict_latency
 from orchestrator.plan import PlanOptions, make_plan
+from orchestrator.searched_run import plan_and_edge_plan
 from wire.edge_plan import EdgePlan
 from wire.messages import Plan
 
