@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from cloud_service.clients import Reading
 from cloud_service.config import LOGGER_NAME, ServerConfig
-from cloud_service.conversation import Service
 from cloud_service.engine import Engine
 from cloud_service.metrics import Metrics
 from cloud_service.opening import OpeningMemory
 from cloud_service.registry import Registry
+from cloud_service.service import Service
 from cloud_service.servicer import CloudDenoiser
 from diffusion.model import Model
 from wire.errors import ModelError

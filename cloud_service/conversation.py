@@ -9,24 +9,20 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from cloud_service.admission import check_header, check_open
-from cloud_service.clients import Peer, Reading, client_of
-from cloud_service.config import LOGGER_NAME, Timings
-from cloud_service.engine import Engine
-from cloud_service.metrics import Metrics
-from cloud_service.opening import Opening, OpeningMemory
+from cloud_service.clients import Peer, client_of
+from cloud_service.config import LOGGER_NAME
+from cloud_service.opening import Opening
 from cloud_service.outbox import Outbox, tensor_bytes
-from cloud_service.registry import Registry
 from cloud_service.request import Request
+from cloud_service.service import Service
 from cloud_service.session import Session
-from cloud_service.warm_up import Served
 from protos import ecdiff_v1_pb2 as pb
 from wire.clock import stamp_seconds
 from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_server
-from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, NotServing, ProtocolError
+from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, ProtocolError
 from wire.framing import Assembler, fragments
 from wire.messages import (
     ClientMessage,
@@ -34,7 +30,6 @@ from wire.messages import (
     Correct,
     Credit,
     HandOff,
-    Limits,
     Open,
     Ping,
     Pong,
@@ -58,31 +53,6 @@ class Answers(Peer, Protocol):
 
     async def write(self, message: pb.ServerMessage, /) -> None:
         """Send one message; returns when there is room for the next."""
-
-
-@dataclass(kw_only=True)
-class Service:
-    """What every conversation shares; `served` is None until the model is loaded."""
-
-    engine: Engine
-    registry: Registry
-    metrics: Metrics
-    limits: Limits
-    reading: Reading
-    opening_memory: OpeningMemory
-    timings: Timings
-    log_prompts: bool = False
-    served: Served | None = None
-
-    def ready(self) -> Served:
-        """Return what is served.
-
-        Raises:
-            NotServing: The model is still loading.
-        """
-        if self.served is None:
-            raise NotServing("the model is still loading")
-        return self.served
 
 
 class Conversation:

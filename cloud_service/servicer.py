@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from cloud_service.config import LOGGER_NAME
-from cloud_service.conversation import Answers, Conversation, Service
+from cloud_service.conversation import Answers, Conversation
+from cloud_service.service import Service
 from diffusion.predictors import PREDICTORS
 from diffusion.schedulers import SCHEDULERS
 from protos import ecdiff_v1_pb2 as pb

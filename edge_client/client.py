@@ -10,7 +10,6 @@ from typing import Any
 from diffusion.compatibility import check_pair
 from diffusion.model import ModelInfo
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import Patience
 from edge_client.contact import CloudContact
 from edge_client.counsel import Counsel
 from edge_client.decision import decide
@@ -20,6 +19,7 @@ from edge_client.local_cloud import half_of_the_cores
 from edge_client.measured_costs import time_once
 from edge_client.metrics import EdgeMetrics
 from edge_client.orchestrator_link import OrchestratorLink
+from edge_client.patience import Patience
 from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import GenerationRequest
 from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
+from edge_client.patience import Patience, Progress
 from edge_client.stream_end import StreamEnd
 from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
@@ -26,9 +25,6 @@ from wire.messages import (
     ClientMessage,
     Close,
     Codec,
-    Correction,
-    Finished,
-    HandedOff,
     Heartbeat,
     Open,
     Opened,
@@ -36,7 +32,6 @@ from wire.messages import (
     Pong,
     Scaling,
     ServerMessage,
-    Step,
 )
 from wire.tensors import CodecEvent, TensorSpec
 
@@ -45,36 +40,6 @@ INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
-# A place in the cloud's queue is waited for this many times as long as a step.
-QUEUE_PATIENCE = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """When a cloud is lost.
-
-    Attributes:
-        silence_seconds: Nothing, not even a heartbeat, came for this long.
-        step_seconds: It says that this session is on the device, but no step came of it for this long; ten times as
-            long where it says that others are ahead.
-
-    Raises:
-        ValueError: Unless both are positive and finite.
-    """
-
-    silence_seconds: float = 3.0
-    step_seconds: float = 120.0
-
-    def __post_init__(self) -> None:
-        for name in ("silence_seconds", "step_seconds"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, not {value}")
-
-    @property
-    def bearable_seconds(self) -> float:
-        """Latents of this age are not old on any link: 0.25 s by default, the ends' own share of the time included."""
-        return self.silence_seconds / 12
 
 
 class CloudSession:
@@ -115,7 +80,7 @@ class CloudSession:
         self._responses: Any = None
         self._end: StreamEnd
         self._closing = False
-        self._progressed_at = self._in_line_at = math.inf
+        self._progress = Progress(patience.step_seconds)
         self._pinged_at: deque[float] = deque()
         self.bytes_sent = 0
         self.bytes_received = 0
@@ -176,7 +141,7 @@ class CloudSession:
         """
         while True:
             message = await self._next_message()
-            self._watch_progress(message)
+            self._progress.watch(message)
             if not isinstance(message, Pong):
                 return message
             self._take_pong(message)
@@ -191,23 +156,7 @@ class CloudSession:
 
     def expect_progress(self) -> None:
         """From now on the cloud owes a step or a correction; a handoff ends that, a parked session owes nothing."""
-        self._progressed_at = self._in_line_at = time.monotonic()
-
-    def _watch_progress(self, message: ServerMessage | None) -> None:
-        """A device that hangs behind a service that lives still sends heartbeats; None is a piece of a message."""
-        now, patience_seconds = time.monotonic(), self._patience.step_seconds
-        if isinstance(message, HandedOff | Finished | Correction):
-            self._progressed_at = self._in_line_at = math.inf
-        elif isinstance(message, Opened | Step):
-            self._progressed_at = self._in_line_at = now
-        elif now - self._progressed_at > QUEUE_PATIENCE * patience_seconds:
-            raise NotServing(
-                f"the cloud has had others before this session for {QUEUE_PATIENCE * patience_seconds:g} s"
-            )
-        elif isinstance(message, Heartbeat) and message.queue_position > 0:
-            self._in_line_at = now
-        elif now - self._in_line_at > patience_seconds:
-            raise NotServing(f"the cloud has made no step for {patience_seconds:g} s")
+        self._progress.expect()
 
     async def _next_message(self) -> ServerMessage:
         while True:
@@ -223,7 +172,7 @@ class CloudSession:
                 whole = self._assembler.push(received)
                 if whole is not None:
                     return await self._decode(whole)
-                self._watch_progress(None)
+                self._progress.watch(None)
             except (InvalidRequest, LimitExceeded, VersionMismatch) as error:
                 # As a status these words say that our request is wrong; here the cloud's message is.
                 raise ProtocolError(f"the cloud sent what cannot be used: {error}") from error

@@ -20,7 +20,6 @@ from diffusion.trajectory import Trajectory
 from edge_client.clock import Clock
 from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import Patience
 from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
@@ -28,6 +27,7 @@ from edge_client.lead import Lead
 from edge_client.noise_file import read_noise
 from edge_client.notes import note_deadline, note_handoff
 from edge_client.opening import make_session, open_message
+from edge_client.patience import Patience
 from edge_client.recorder import Recorder
 from edge_client.relay import NextLink, Relay
 from edge_client.report import Report, make_report

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession, Patience
+from edge_client.cloud_session import CloudSession
+from edge_client.patience import Patience
 from edge_client.recorder import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest
 from wire.messages import Open, Plan, PromptText, Start

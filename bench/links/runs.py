@@ -18,9 +18,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from bench.network import network_process
 from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession, Patience
+from edge_client.cloud_session import CloudSession
 from edge_client.local_cloud import LocalCloud
 from edge_client.opening import CREDIT_WINDOW, open_message
+from edge_client.patience import Patience
 from edge_client.report import Report
 from edge_client.request import GenerationRequest
 from models import DEFAULT_GUIDANCE_SCALE, read_prompts

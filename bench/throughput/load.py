@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from edge_client.cloud_link import CloudLink
-from edge_client.cloud_session import CloudSession, Patience
+from edge_client.cloud_session import CloudSession
+from edge_client.patience import Patience
 from models import DEFAULT_GUIDANCE_SCALE, read_prompts
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import PlanOptions, make_plan

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from edge_client import EdgeClient
-from edge_client.cloud_session import QUEUE_PATIENCE
+from edge_client.patience import QUEUE_PATIENCE
 from edge_client.request import GenerationRequest
 from harness.hostile import damage_bytes, damage_tensor, fragment_lies
 from harness.reference import EDGE_MODEL, LATENTS_SHAPE
