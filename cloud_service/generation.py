@@ -14,24 +14,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cloud_service.conditioning import make_conditioning, on_device, prompt_embeds
 from cloud_service.request import Request
 from cloud_service.session import Parked, SessionEvent
 from diffusion.devices import wait_for
 from diffusion.measures import Measure, make_measure
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.prediction_types import convert_prediction
-from diffusion.tensors import from_array, to_array
+from diffusion.tensors import to_array
 from diffusion.trajectory import StepResult, Trajectory
 from wire.errors import ModelError
 from wire.messages import (
-    Array,
     Correct,
     Correction,
     DType,
     ModelDescription,
     Opened,
-    PromptEmbeds,
-    PromptText,
     Source,
     State,
     Step,
@@ -120,7 +118,7 @@ class Generation:
     def open(self) -> list[SessionEvent]:
         """Encode the prompt, draw the noise, and tell the client what both ends agree on."""
         started = time.monotonic()
-        self._conditioning = self._make_conditioning()
+        self._conditioning = make_conditioning(self._request, self._model)
         wait_for(self._model.device)
         encode_prompt_seconds = time.monotonic() - started
         request, stepper = self._request, self._request.stepper
@@ -146,28 +144,11 @@ class Generation:
             latents_shape=request.latents_shape,
             latents_dtype=DType[self._model.info.dtype.upper()],
             codec=request.codec,
-            prompt_embeds=self._prompt_embeds() if request.open.want_prompt_embeds else None,
+            prompt_embeds=prompt_embeds(self._conditioning) if request.open.want_prompt_embeds else None,
             encode_prompt_seconds=encode_prompt_seconds,
         )
         self._phase = _Phase.RUNNING
         return [opened, *self._go_on()]
-
-    def _make_conditioning(self) -> Conditioning:
-        given = self._request.open.conditioning
-        if isinstance(given, PromptText):
-            return self._model.encode_prompt(given.prompt, given.negative_prompt, guided=self._request.guided)
-        negative = given.negative_prompt_embeds if self._request.guided else None
-        return Conditioning(
-            prompt_embeds=self._on_device(given.prompt_embeds),
-            negative_prompt_embeds=None if negative is None else self._on_device(negative),
-        )
-
-    def _prompt_embeds(self) -> PromptEmbeds:
-        negative = self._conditioning.negative_prompt_embeds
-        return PromptEmbeds(
-            prompt_embeds=to_array(self._conditioning.prompt_embeds),
-            negative_prompt_embeds=None if negative is None else to_array(negative),
-        )
 
     # ------------------------------------------------------------------------------ steps
 
@@ -181,7 +162,7 @@ class Generation:
         if self._phase is _Phase.PARKED:
             correct = self._corrections[0]
             stepper = self._request.stepper
-            latents = stepper.scale_model_input(self._on_device(correct.latents), correct.step_index)
+            latents = stepper.scale_model_input(on_device(correct.latents, self._model), correct.step_index)
             timestep = stepper.schedule.timesteps[correct.step_index]
         else:
             latents, timestep = self._trajectory.model_input(), self._trajectory.timestep
@@ -278,7 +259,7 @@ class Generation:
         stepper = self._request.stepper
         prediction = convert_prediction(
             noise_pred,
-            self._on_device(correct.latents),
+            on_device(correct.latents, self._model),
             source=self._model.info.prediction_type,
             target=stepper.prediction_type,
             alpha=stepper.schedule.alphas[correct.step_index],
@@ -293,11 +274,6 @@ class Generation:
         )
         self.ready_at = time.monotonic()
         return [correction]
-
-    # ------------------------------------------------------------------------------ small things
-
-    def _on_device(self, array: Array) -> Tensor:
-        return from_array(array).to(self._model.device, self._model.dtype)
 
 
 def _check_finite(tensor: Tensor, step_index: int) -> None:
