@@ -13,6 +13,7 @@ import click
 from diffusion.scheduler_config import SCHEDULERS
 from models import PLANS_DIR
 from orchestrator.choice import choose_plan
+from orchestrator.cost import expected_corrections
 from orchestrator.decision import decide_without_search
 from orchestrator.plan import (
     DEFAULT_MODE,
@@ -76,14 +77,14 @@ def plan(mode: str, scheduler: str | None, plan_file: Path | None, **options: An
     """Print what a mode does with each step, as JSON.
 
     C is an evaluation in the cloud, x an extrapolated step, e a step of the edge model; ? is C or x, by what the
-    cloud measures at run time. nfe counts the decided ones, cloud_calls bounds the cloud's evaluations. Of
-    mode adaptive it is what a prompt of average disagreement gets; the edge asks the cloud again at
-    edge_plan.correction_steps.
+    cloud measures at run time. nfe counts the decided ones, cloud_calls bounds the cloud's evaluations,
+    corrections included. Of mode adaptive it is what a prompt of average disagreement gets; the edge asks the
+    cloud again at edge_plan.correction_steps.
 
     Example: orchestrator plan --mode ecdiff --num-inference-steps 50
     """
-    made, searched = _made(mode, PlanOptions(**options), scheduler, plan_file)
-    sources = step_sources(made)
+    made, num_corrections, searched = _made(mode, PlanOptions(**options), scheduler, plan_file)
+    sources, (least, most) = step_sources(made), cloud_calls(made)
     printed = {
         "mode": mode,
         **searched,
@@ -91,24 +92,24 @@ def plan(mode: str, scheduler: str | None, plan_file: Path | None, **options: An
         "step_sources": "".join("?" if source is None else source.letter for source in sources),
         "nfe": {source.name.lower(): sources.count(source) for source in Source},
         "decided_at_run_time": sources.count(None),
-        "cloud_calls": dict(zip(("least", "most"), cloud_calls(made), strict=True)),
+        "cloud_calls": {"least": least + num_corrections, "most": most + num_corrections},
     }
     click.echo(json.dumps(printed, indent=1))
 
 
 def _made(
     mode: str, options: PlanOptions, scheduler: str | None, plan_file: Path | None
-) -> tuple[Plan, dict[str, Any]]:
-    """Return the cloud's plan, and what else there is to say of mode adaptive's."""
+) -> tuple[Plan, int, dict[str, Any]]:
+    """Return the cloud's plan, how many corrections follow it, and what else there is to say of mode adaptive's."""
     if mode != "adaptive" or options.by_hand:
         if plan_file is not None:
             raise ValueError("--plan is a whole plan for mode adaptive: leave the options out that make one by hand")
-        return make_plan(mode, options), {}
+        return make_plan(mode, options), 0, {}
     path = plan_file or PLANS_DIR / f"{scheduler or DEFAULT_SCHEDULER}-{options.num_inference_steps}.json"
     if not path.is_file():
         what = f"no searched plan for {scheduler or DEFAULT_SCHEDULER} with {options.num_inference_steps} steps"
         decision = decide_without_search(options, what, costs=None)
-        return decision.plan, {"origin": decision.origin, "why": decision.lines[0]}
+        return decision.plan, 0, {"origin": decision.origin, "why": decision.lines[0]}
     found = read_plan_file(path)
     if scheduler not in (None, found.scheduler):
         raise ValueError(f"{path} is for scheduler {found.scheduler}, not {scheduler}: leave --scheduler out")
@@ -127,7 +128,8 @@ def _made(
         "latest_handoff_step": choice.plan.handoff_step,
     }
     made = replace(choice.plan, handoff_step=min(choice.plan.handoff_step, planned))
-    return made, said
+    num_corrections = expected_corrections(made, choice.edge_plan, made.handoff_step, cloud_calls(made)[1])
+    return made, num_corrections, said
 
 
 for _command in (search, serve, status):

@@ -38,6 +38,18 @@ def test_plan_says_which_steps_are_decided_at_run_time(
     assert printed["cloud_calls"] == {"least": 6, "most": 9}
 
 
+def test_plan_counts_corrections_as_cloud_calls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "plan", "--mode", "adaptive", "--max-cloud-calls", "6")
+    printed = json.loads(capsys.readouterr().out)
+    num_corrections = len(printed["edge_plan"]["correction_steps"])
+    assert num_corrections > 0
+    calls = printed["nfe"]["cloud"] + num_corrections
+    assert printed["cloud_calls"] == {"least": calls, "most": calls}
+    assert printed["why"].startswith(f"{calls} cloud calls")
+
+
 def test_plan_takes_listed_steps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run(monkeypatch, "plan", "--num-inference-steps", "8", "--handoff-step", "6", "--real-steps", "0,1,4")
     printed = json.loads(capsys.readouterr().out)
