@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge_client.outcome import run_to_end
 from edge_client.request import GenerationRequest
 from edge_client.series import Observation
-from wire.errors import EcdiffError, IncompatibleModels, NotServing, Unauthenticated, VersionMismatch
+from wire.errors import Busy, EcdiffError, IncompatibleModels, NotServing, Unauthenticated, VersionMismatch
 from wire.messages import Array
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Runs:
         self._title = title
         self._keep = keep
         self._want_latents = want_latents
+        self._has_made = False
         self._why_here = ""
         self._told: str | None = None
 
@@ -85,7 +86,7 @@ class Runs:
             options: All of them, with their values.
 
         Raises:
-            EcdiffError: As without an agent; or its queue is full.
+            EcdiffError: As without an agent; or its queue is full at the first request.
         """
         run_to_end(self._with_agent(address, named, options))
 
@@ -111,6 +112,11 @@ class Runs:
                 await self._make_all(make)
             except AgentLost as lost:
                 self.run_by_itself(str(lost))
+            except Busy:
+                if not self._has_made:
+                    raise
+                # Pictures that are there are not lost for one that finds no place.
+                self.run_by_itself("the agent's queue is full")
 
     # ------------------------------------------------------------------------------ in this process
 
@@ -170,4 +176,5 @@ class Runs:
                     error.add_note(f"request {request.request_id}")
                 raise
             self._keep(made)
+            self._has_made = True
             del self._left[0]

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from edge_client import EdgeClient
+from edge_client.request import GenerationRequest
+from edge_client.runs import Made, Runs
+from edge_client.terminal import ProgressDisplay
 from harness.agent import Agent, StartAgent, StartCommand
 from harness.cloud import Cloud, StartCloud
 from harness.processes import children, is_gone
 from harness.programs import Program, Programs
 from harness.reference import CLOUD_MODEL, EDGE_MODEL
 from harness.waiting import wait_until
+from orchestrator.plan import PlanOptions
 
 FAILED, INTERRUPTED = 1, 130
 EDGE = ("--mode", "edge", "--num-inference-steps", "6")
@@ -78,17 +83,45 @@ def test_interrupt_ends_one_generation_and_no_other(
     assert agent.num_done(mode="edge", outcome="done") == 1
 
 
-def test_full_queue_is_said_plainly(start_agent: StartAgent, cloud: Cloud, start_command: StartCommand) -> None:
+@pytest.mark.parametrize("words", [("generate", "a dog", *EDGE), ("compare", "a dog")], ids=lambda words: words[0])
+def test_full_queue_is_said_plainly(
+    start_agent: StartAgent, cloud: Cloud, start_command: StartCommand, words: tuple[str, ...]
+) -> None:
     agent = start_agent("--cloud", cloud.address, "--max-queue", "0")
     agent.unet.hold_after(0)
     first = start_command(agent, "generate", "a cat", *EDGE)
     wait_until(agent.queue, "the first to run")
-    second = start_command(agent, "generate", "a dog", *EDGE).wait()
+    second = start_command(agent, *words).wait()
     assert second.returncode == FAILED
     (line,) = second.stderr.splitlines()
     assert line.startswith("error: the agent's queue is full (0 wait): try again later, or say --no-agent")
     agent.unet.open()
     assert first.wait().returncode == 0
+
+
+def test_queue_that_is_full_after_the_first_picture_leaves_the_rest_to_the_command(
+    start_agent: StartAgent, cloud: Cloud, start_command: StartCommand
+) -> None:
+    agent = start_agent("--cloud", cloud.address, "--max-queue", "0")
+    made, others = list[Made](), list[Program]()
+
+    def keep(picture: Made) -> None:
+        made.append(picture)
+        if not others:
+            agent.unet.hold_after(0)
+            others.append(start_command(agent, "generate", "a dog", *EDGE))
+            wait_until(agent.queue, "another to have the only place")
+
+    options = PlanOptions(num_inference_steps=6)
+    requests = [GenerationRequest(prompt="a cat", mode="edge", seed=seed, plan_options=options) for seed in range(2)]
+    runs = Runs(requests, ProgressDisplay(quiet=True), title=lambda request: request.prompt, keep=keep)
+    runs.with_agent(agent.address, frozenset(), {})
+    assert not runs.are_done
+    runs.here(EdgeClient(edge_model=str(EDGE_MODEL)))
+    agent.unet.open()
+    assert others[0].wait().returncode == 0
+    assert [picture.report["agent"] for picture in made] == [agent.address, None]
+    assert "the agent's queue is full: this command runs by itself" in made[1].report["warnings"]
 
 
 def test_terminated_agent_finishes_what_it_has_and_takes_no_more(
