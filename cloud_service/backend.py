@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from cloud_service.clients import Reading
 from cloud_service.config import LOGGER_NAME, ServerConfig
@@ -29,17 +29,27 @@ class Backend:
     Args:
         config: How much it serves.
         load: Loads the model; called on the device thread.
+        on_hanging: Told when the device begins to hang, and when it is back; None: whoever asks `hangs` sees it.
 
     Attributes:
         metrics: What it counts.
         servicer: Its methods; they refuse until the model is loaded.
-        died: Set when the device thread has ended by an error of its own, or hangs for good.
+        died: Set when the device thread has ended by an error of its own, the device is lost, or hangs for good.
     """
 
-    def __init__(self, config: ServerConfig, load: Callable[[], Model]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        load: Callable[[], Model],
+        *,
+        on_hanging: Callable[[bool], Awaitable[None]] | None = None,
+    ) -> None:
         self.metrics = Metrics()
         self.died = asyncio.Event()
         self._config = config
+        self._on_hanging = on_hanging
+        self._busy_since: float | None = None
+        self._busy_seconds = 0.0
         self._watch: asyncio.Task[None] | None = None
         self._ends_at = 0.0
         limits = Limits(max_sessions=config.max_sessions)
@@ -112,22 +122,31 @@ class Backend:
 
         Looks are counted and not seconds: a pause of this very process is no hang of its device.
         """
-        watch_seconds = self._config.timings.watch_seconds
-        busy_since, busy_seconds = None, 0.0
         while not self.died.is_set():
-            await asyncio.sleep(watch_seconds)
-            before, busy_since = busy_since, self._engine.busy_since
-            busy_seconds = busy_seconds + watch_seconds if busy_since is not None and busy_since == before else 0.0
-            self._set_hanging(busy_seconds > self._engine.stuck_seconds)
-            if busy_seconds > 2 * self._engine.stuck_seconds:
-                _log.error("the device does not come back")
-                self.died.set()
+            await asyncio.sleep(self._config.timings.watch_seconds)
+            try:
+                await self._look_at_device()
+            except Exception:  # whatever it is: else nobody would notice that the device is watched no more
+                _log.exception("watching the device failed")
 
-    def _set_hanging(self, hangs: bool) -> None:
-        if hangs and not self.hangs:
+    async def _look_at_device(self) -> None:
+        before, self._busy_since = self._busy_since, self._engine.busy_since
+        is_at_the_same = self._busy_since is not None and self._busy_since == before
+        self._busy_seconds = self._busy_seconds + self._config.timings.watch_seconds if is_at_the_same else 0.0
+        if self._busy_seconds > 2 * self._engine.stuck_seconds:
+            _log.error("the device does not come back")
+            self.died.set()
+        await self._set_hanging(self._busy_seconds > self._engine.stuck_seconds)
+
+    async def _set_hanging(self, hangs: bool) -> None:
+        if hangs is self.hangs:
+            return
+        if hangs:
             _log.error("the device hangs", extra={"step_seconds": self._engine.step_seconds})
-        elif self.hangs and not hangs:
+        else:
             _log.info("the device is back")
+        if self._on_hanging is not None:
+            await self._on_hanging(hangs)
         self._registry.set_hanging(hangs)
 
     async def drain(self) -> None:

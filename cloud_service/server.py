@@ -36,7 +36,7 @@ class CloudServer:
     """
 
     def __init__(self, config: ServerConfig, load: Callable[[], Model]) -> None:
-        self.backend = Backend(config, load)
+        self.backend = Backend(config, load, on_hanging=self._say_hanging)
         self._config = config
         # A connection is one client's: what it may have here, running and parked.
         max_sessions = config.max_sessions_per_client or config.max_sessions
@@ -55,7 +55,6 @@ class CloudServer:
                 (MAX_CONNECTIONS, config.max_connections),
             ),
         )
-        self._watch: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------------ starting
 
@@ -86,7 +85,6 @@ class CloudServer:
         """
         name = await self.backend.load()
         await self._ports.set_serving(True)
-        self._watch = asyncio.create_task(self._watch_device())
         return name
 
     # ------------------------------------------------------------------------------ stopping
@@ -94,22 +92,15 @@ class CloudServer:
     async def drain(self) -> None:
         """Say NOT_SERVING, let running sessions finish, and stop, all within the grace period."""
         _log.info("draining", extra={"sessions": self.backend.num_running})
-        if self._watch is not None:
-            self._watch.cancel()
         await self._ports.refuse()
         await self.backend.drain()
         await asyncio.gather(self._ports.close(self._config.timings.last_words_seconds), self.backend.stop())
 
     # ------------------------------------------------------------------------------ health
 
-    async def _watch_device(self) -> None:
+    async def _say_hanging(self, hangs: bool) -> None:
         """Say NOT_SERVING while the device hangs: the event loop lives on and would heartbeat for ever."""
-        said = False
-        while True:
-            await asyncio.sleep(self._config.timings.watch_seconds)
-            if self.backend.hangs is not said:
-                said = self.backend.hangs
-                await self._ports.set_serving(not said)
+        await self._ports.set_serving(not hangs)
 
 
 async def run(config: ServerConfig) -> int:

@@ -13,6 +13,7 @@ from cloud_service.config import LOGGER_NAME
 from cloud_service.generation import Forward, Generation, Need
 from cloud_service.metrics import Metrics
 from cloud_service.request import Request
+from cloud_service.room import Room
 from cloud_service.scheduling import MAX_WAIT_EVALUATIONS, Candidate, in_line, pick_turn
 from cloud_service.session import SessionEvent
 from diffusion.devices import wait_for
@@ -36,6 +37,10 @@ class Outgoing(Protocol):
         """Hand over everything that is queued, in one wake-up."""
 
 
+class DeviceLost(Exception):
+    """The device fails whatever it is given until the process ends, as a GPU does after an illegal access."""
+
+
 class Worker:
     """Every open generation on one device.
 
@@ -55,6 +60,7 @@ class Worker:
         self.busy_since: float | None = None
         self._model = model
         self._max_batch = max_batch
+        self._room = Room(max_batch)
         self._metrics = metrics
         self._outgoing = outgoing
         self._generations: dict[str, Generation] = {}
@@ -89,7 +95,11 @@ class Worker:
         return all(generation.need is Need.NOTHING for generation in self._generations.values())
 
     def turn(self) -> None:
-        """Let the picked sessions advance by one step each."""
+        """Let the picked sessions advance by one step each.
+
+        Raises:
+            DeviceLost: No session can be served here any more.
+        """
         candidates = self._candidates()
         now, max_wait_seconds = time.monotonic(), MAX_WAIT_EVALUATIONS * self.step_seconds
         turn = pick_turn(candidates, now=now, max_wait_seconds=max_wait_seconds, max_batch=self._max_batch)
@@ -97,10 +107,12 @@ class Worker:
             generation = self._generations[session_id]
             self._attempt(generation, generation.extrapolate)
         if turn.evaluate:
+            batch = [self._generations[session_id] for session_id in turn.evaluate]
+            batch = batch[: self._room.limit(batch[0].key, now)]
             line = in_line(candidates, now=now, max_wait_seconds=max_wait_seconds)
-            self._publish_positions(line, turn.evaluate)
+            self._publish_positions(line, tuple(generation.session_id for generation in batch))
             self._outgoing.flush()
-            self._run([self._generations[session_id] for session_id in turn.evaluate])
+            self._run(batch)
             # A real step's tensors go at once: they are what an edge that compares the models waits for.
             self._outgoing.flush()
 
@@ -140,6 +152,10 @@ class Worker:
             if len(batch) == 1:
                 self._fail(batch[0], error)
                 return
+            self._check_device(error)
+            if ran_out_of_memory(error):
+                _log.warning("a batch found no room", extra={"sessions": len(batch)})
+                self._room.too_small(batch[0].key, len(batch), started)
             predictions = None
         if predictions is None:
             # One request is to blame, or the batch was too large: each alone shows which. Here and not in the handler:
@@ -183,7 +199,20 @@ class Worker:
             case Correction():
                 self._metrics.correction("answered")
 
+    def _check_device(self, error: BaseException) -> None:
+        """Return where the failure was a request's own.
+
+        Raises:
+            DeviceLost: The device itself cannot be reached any more: to go on would fail one session after the other.
+        """
+        try:
+            wait_for(self._model.device)
+        except Exception:
+            raise DeviceLost(f"{type(error).__name__}: {error}") from error
+
     def _fail(self, generation: Generation, error: BaseException) -> None:
+        if not isinstance(error, EcdiffError):
+            self._check_device(error)
         del self._generations[generation.session_id]
         for _ in range(generation.num_pending_corrections):
             self._metrics.correction("failed")

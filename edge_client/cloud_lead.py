@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,10 +15,7 @@ from edge_client.lead import WRONG_REQUEST, Lead, lost_reason
 from edge_client.recorder import Recorder
 from edge_client.shadow import Shadow
 from orchestrator.handoff import HandoffReason
-from wire.errors import (
-    EcdiffError,
-    ProtocolError,
-)
+from wire.errors import EcdiffError, ProtocolError
 from wire.messages import (
     Array,
     Correct,
@@ -34,6 +32,7 @@ from wire.messages import (
     Step,
 )
 
+_log = logging.getLogger("edge_client")
 # What the edge needs for its part changes with every step that is made, here and there.
 DEADLINE_CHECK_SECONDS = 0.05
 
@@ -199,7 +198,10 @@ class CloudLead:
                 self._take(await self._session.receive())
         except EcdiffError as error:
             self._gone = error
-            self._answers.give_up()
+        except Exception as error:  # whatever it is: else the session would end with no reason, and answers never come
+            _log.exception("taking in what the cloud sends failed")
+            self._gone = ProtocolError(f"what it sent could not be taken in: {type(error).__name__}: {error}")
+        self._answers.give_up()
 
     def _take(self, message: object) -> None:
         self.record_traffic()

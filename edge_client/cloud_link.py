@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from wire.messages import PROTOCOL_VERSION, Description
 from wire.resolver import Targets
 from wire.targets import Endpoint
 
+_log = logging.getLogger("edge_client")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 CALL_SECONDS = 5.0
 GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
@@ -209,11 +211,14 @@ class CloudLink:
             await self.probe(padding_bytes=transfer_bytes)
 
     async def _probe_forever(self) -> None:
-        with contextlib.suppress(EcdiffError):  # a cloud that is gone is the stream's to report
-            await self.measure(num_probes=BURST_PROBES)
-            while True:
-                await asyncio.sleep(PROBE_SECONDS)
-                await self.probe()
+        try:
+            with contextlib.suppress(EcdiffError):  # a cloud that is gone is the stream's to report
+                await self.measure(num_probes=BURST_PROBES)
+                while True:
+                    await asyncio.sleep(PROBE_SECONDS)
+                    await self.probe()
+        except Exception:  # whatever it is: nobody waits for this task, and the estimate grows old
+            _log.exception("probing the cloud failed")
 
     def let_go(self, closing: asyncio.Task[None]) -> None:
         """Let a session be closed meanwhile: no picture waits for the round trip of a goodbye."""

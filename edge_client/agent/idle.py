@@ -46,6 +46,9 @@ class Idle:
                 if str(error) != self.problem:
                     _log.warning("no cloud", extra={"reason": str(error)})
                 self.problem = str(error)
+            except Exception as error:  # whatever it is: else the cloud would not be reached again between generations
+                self.problem = f"reaching the cloud failed: {type(error).__name__}: {error}"
+                _log.exception("reaching the cloud failed")
             else:
                 if self.problem:
                     _log.info("cloud reached", extra={"address": link.address})

@@ -73,7 +73,10 @@ class Watcher:
     async def _keep_following(self) -> None:
         while True:
             await asyncio.sleep(self._timings.resolve_seconds)
-            await self._follow_names()
+            try:
+                await self._follow_names()
+            except Exception:  # whatever it is: else nobody would notice that the names are followed no more
+                _log.exception("following the names failed")
 
     async def _follow_names(self) -> None:
         """Watch what the targets stand for now, and nothing else; return when each newcomer was looked at."""
@@ -109,7 +112,10 @@ class Watcher:
         eye = _Eye(endpoint, self._credentials, self._timings.poll_timeout_seconds)
         try:
             while True:
-                await self._look(eye)
+                try:
+                    await self._look(eye)
+                except Exception:  # as above: a watch that ends leaves a replica as it was seen last, for ever
+                    _log.exception("noting a look failed", extra={"replica": eye.address})
                 looked.set()
                 await asyncio.sleep(self._timings.poll_seconds)
         finally:
@@ -121,15 +127,21 @@ class Watcher:
         try:
             seen = await eye.look()
         except EcdiffError as error:
-            problem = str(error)
-            self._fleet.lost(eye.address, problem)
-            if problem != before.problem:
-                _log.warning("a replica is down", extra={"replica": eye.address, "problem": problem})
+            self._lost(eye.address, str(error))
+        except Exception as error:  # grpc.aio has many; whichever it is, the replica was not seen to serve
+            self._lost(eye.address, f"it cannot be looked at: {type(error).__name__}: {error}", error)
+            await eye.close()
         else:
             self._fleet.saw(eye.address, seen)
             if not before.is_up:
                 _log.info("a replica is up", extra={"replica": eye.address, "model": seen.model.name})
         self._on_look(eye.address)
+
+    def _lost(self, address: str, problem: str, unexpected: Exception | None = None) -> None:
+        if problem != self._fleet.states[address].problem:
+            facts = {"replica": address, "problem": problem}
+            _log.warning("a replica is down", extra=facts, exc_info=unexpected)
+        self._fleet.lost(address, problem)
 
 
 class _Eye:

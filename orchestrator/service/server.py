@@ -129,8 +129,11 @@ class OrchestratorServer:
     async def _save_now_and_then(self) -> None:
         while True:
             await asyncio.sleep(self._config.timings.save_seconds)
-            self._library.refresh()
-            self._save()
+            try:
+                self._library.refresh()
+                self._save()
+            except Exception:  # whatever it is: else nobody would notice that nothing is saved any more
+                _log.exception("saving failed")
 
     def _save(self) -> None:
         if self._state is None:

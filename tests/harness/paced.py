@@ -13,6 +13,8 @@ from diffusion.model import Evaluation, Model
 from harness.reference import CLOUD_MODEL
 
 PATIENCE_SECONDS = 60.0
+# Nothing can be copied there, and waiting for it fails: as with a GPU that an illegal access has spoilt.
+LOST_DEVICE = torch.device("cuda", 99)
 
 
 class PacedModel:
@@ -52,6 +54,10 @@ class PacedModel:
         if self._paced:
             assert self._permits.acquire(timeout=PATIENCE_SECONDS)
         return self.after(self._model.evaluate(evaluations))
+
+    def lose_device(self) -> None:
+        """From now on the device does nothing any more, and says so."""
+        self.device = LOST_DEVICE
 
     async def begun(self, count: int) -> None:
         """Wait until `count` evaluations have begun since `forget`."""

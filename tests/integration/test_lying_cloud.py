@@ -12,6 +12,7 @@ import pytest
 from liar_harness import GOOD_STEPS, LATENTS, STEPS, Liar, check_taken_over
 
 from edge_client import EdgeClient
+from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from harness.reference import EDGE_MODEL, LATENTS_SHAPE
 from harness.scripted_cloud import Send, honest_opened, scripted_cloud, step_with
@@ -123,3 +124,28 @@ async def test_nonsense_time_stamps_cost_no_picture_and_no_metric(liar: Liar, st
             await (await client.reach_cloud()).probe()
     check_taken_over(result, "cloud_error", GOOD_STEPS)
     assert result.report["network"]["clock_offset_seconds"] == 0.0
+
+
+async def test_what_nobody_expects_while_reading_is_told_and_costs_no_picture(
+    liar: Liar, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A caller's progress display fails: it is called wherever a message is taken in."""
+    failures = 0
+
+    def on_progress(snapshot: Snapshot) -> None:
+        nonlocal failures
+        if len(snapshot.step_sources) == GOOD_STEPS and not failures:
+            failures += 1
+            raise RuntimeError("the display is gone")
+
+    async def play(opening: Open, send: Send) -> None:
+        await liar.start_well(opening, send)
+        await asyncio.sleep(60)
+
+    liar.script = play
+    request = GenerationRequest(prompt="a cat", mode="cloud", plan_options=PlanOptions(num_inference_steps=STEPS))
+    result = await liar.client.run(request, on_progress)
+    check_taken_over(result, "cloud_error", GOOD_STEPS)
+    assert "RuntimeError: the display is gone" in result.report["fallbacks"][0]
+    (told,) = [record for record in caplog.records if record.exc_info]
+    assert "the display is gone" in str(told.exc_info)

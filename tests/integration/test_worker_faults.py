@@ -92,6 +92,29 @@ async def test_a_request_that_finds_no_room_ends_alone_and_the_next_ones_are_ser
         assert not cloud.server.backend.died.is_set()
 
 
+async def test_after_a_batch_without_room_smaller_ones_are_tried() -> None:
+    def no_room_for_three(evaluations: Sequence[Evaluation]) -> None:
+        if len(evaluations) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    async with running_cloud() as cloud, open_channel(cloud.address) as stub:
+        cloud.model.before = no_room_for_three
+        cloud.model.pace()
+        streams = [Stream(stub) for _ in range(4)]
+        await streams[0].send(opening(always(6)))
+        await cloud.model.begun(1)
+        for stream in streams[1:]:
+            await stream.send(opening(always(6)))
+        while cloud.sample("ecdiff_cloud_sessions") < 4:
+            await asyncio.sleep(0.01)
+        cloud.model.run_freely()
+        for stream in streams:
+            await stream.receive_until(Finished)
+        sizes = cloud.model.batch_sizes
+        assert [size for size in sizes if size > 2] == [4]
+        assert 2 in sizes[sizes.index(4) :]
+
+
 # ------------------------------------------------------------------------------------ poison
 
 
@@ -144,25 +167,20 @@ async def test_one_session_that_is_aborted_in_a_shared_pass_changes_nothing_for_
 # ------------------------------------------------------------------------------------ death
 
 
-@pytest.mark.parametrize("death", [RuntimeError, SystemExit])
-async def test_when_the_device_thread_dies_all_that_is_under_way_ends_at_once(
-    monkeypatch: pytest.MonkeyPatch, death: type[BaseException]
-) -> None:
+async def test_when_the_device_is_lost_all_that_is_under_way_ends_at_once() -> None:
+    """Of three sessions the second shares no pass with the first: none is tried on what cannot serve it."""
     async with running_cloud(grace_seconds=60.0) as cloud, open_channel(cloud.address) as stub:
         cloud.model.pace()
         streams, late = [Stream(stub) for _ in range(3)], Stream(stub)
         for stream in streams:
             await stream.send(opening(always(5)))
         await cloud.model.begun(1)
-
-        def break_down(**_: object) -> None:
-            raise death("nobody expects this one")
-
-        monkeypatch.setattr(cloud.server.backend.metrics, "evaluated", break_down)
-        cloud.model.permit()
+        cloud.model.lose_device()
+        cloud.model.run_freely()
         for stream in streams:
             assert "device thread" in str(await stream.error())
         assert cloud.server.backend.died.is_set()
+        assert cloud.model.num_begun == 1
         # Let in before the service has begun to end: nobody will serve it, and it is not kept for the grace period.
         await late.send(opening(always(2)))
         await asyncio.sleep(0.2)

@@ -13,6 +13,7 @@ import pytest
 from fleet_samples import description
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from harness.names import Names
 from orchestrator.service.config import Timings
 from orchestrator.service.fleet import Fleet
 from orchestrator.service.replicas import Watcher
@@ -122,6 +123,64 @@ async def test_one_that_hangs_is_down_and_watched_on() -> None:
         await becomes(fleet, address, up=False)
         replica.hangs = False
         await becomes(fleet, address, up=True)
+
+
+async def test_what_nobody_expects_is_a_loss_with_its_traceback_and_the_watch_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object, **__: object) -> grpc.aio.Channel:
+        raise grpc.aio.UsageError("Channel is closed.")
+
+    async with watched() as (replica, fleet, address):
+        monkeypatch.setattr(grpc.aio, "insecure_channel", fails)
+        replica.hangs = True  # then it is asked on a new channel
+        async with asyncio.timeout(20):
+            while "it cannot be looked at: UsageError: Channel is closed" not in fleet.states[address].problem:
+                await asyncio.sleep(0.01)
+        assert not fleet.states[address].is_up
+        monkeypatch.undo()
+        replica.hangs = False
+        await becomes(fleet, address, up=True)
+    (told,) = [record for record in caplog.records if record.exc_info]
+    assert "UsageError" in str(told.exc_info)
+
+
+async def test_a_watch_goes_on_when_what_it_saw_cannot_be_noted(caplog: pytest.LogCaptureFixture) -> None:
+    looks = 0
+
+    def look(address: str) -> None:
+        nonlocal looks
+        looks += 1
+        raise RuntimeError("no room for a series")
+
+    watcher = watch(Fleet(), "127.0.0.1:9", on_look=look)
+    await watcher.start()
+    async with asyncio.timeout(20):
+        while looks < 3:
+            await asyncio.sleep(0.01)
+    await watcher.stop()
+    assert all("no room for a series" in str(record.exc_info) for record in caplog.records if record.exc_info)
+
+
+async def test_names_are_followed_on_after_what_nobody_expects(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = Names(monkeypatch, clouds_test=["127.0.0.2", "127.0.0.3"])
+    fleet = Fleet()
+
+    def gone(address: str) -> None:
+        raise RuntimeError("no such series")
+
+    timings = Timings(poll_seconds=60, resolve_seconds=0.02)
+    watcher = watch(fleet, "dns:///clouds.test:9", timings, on_gone=gone)
+    await watcher.start()
+    for left in (["127.0.0.3"], ["127.0.0.4"]):
+        names.addresses["clouds.test"] = left
+        async with asyncio.timeout(20):
+            while set(fleet.states) != {f"{left[0]}:9"}:
+                await asyncio.sleep(0.01)
+    await watcher.stop()
+    assert "following the names failed" in caplog.messages
 
 
 async def test_bytes_that_are_no_message_are_no_replica() -> None:
