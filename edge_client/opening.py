@@ -9,12 +9,9 @@ from edge_client.cloud_session import CloudSession
 from edge_client.patience import Patience
 from edge_client.recorder import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest
+from orchestrator.windows import CREDIT_WINDOW, SHADOW_WINDOW
 from wire.messages import Open, Plan, PromptText, Start
 
-# Latents under way at a time: one being sent, one waiting.
-CREDIT_WINDOW = 2
-# The shadow wants the tensors of every real step, and there may be that many in one round trip.
-SHADOW_WINDOW = 8
 LATENTS_ITEM_BYTES = 4
 
 

@@ -14,11 +14,8 @@ from diffusion.tensors import from_array, to_array
 from edge_client.edge_model import EdgeModel
 from edge_client.recorder import Recorder
 from orchestrator.handoff import AgreementHandoff
+from orchestrator.windows import MAX_WAITING_STEPS
 from wire.messages import State, Step
-
-# Enough for the cloud's first steps to wait until a cold edge has encoded the prompt; and the most that the edge may
-# still have to see when the cloud has stopped, before anybody leads.
-MAX_WAITING_STEPS = 8
 
 
 class Shadow:

@@ -16,16 +16,11 @@ from dataclasses import dataclass, fields, replace
 
 from orchestrator.corrections import CorrectionPrice, calls_left
 from orchestrator.plan import step_sources
+from orchestrator.windows import CREDIT_WINDOW, MAX_WAITING_STEPS, SHADOW_WINDOW
 from wire.edge_plan import EdgePlan
 from wire.fleet_messages import LatencyEstimate
 from wire.messages import Plan, Source
 
-# Latents under way at a time where nothing but latents is streamed (edge_client/opening.py).
-CREDIT_WINDOW = 2
-# The same where the shadow wants real steps.
-SHADOW_WINDOW = 8
-# Steps that a slow shadow lets wait before it skips any (edge_client/shadow.py).
-MAX_WAITING_STEPS = 8
 # What a shadowed step carries: latents before and after it, and the prediction.
 _SHADOWED_TENSORS = 3
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 from wire.errors import NotServing
 from wire.serving.address import Address
@@ -13,6 +16,10 @@ from wire.targets import Endpoint, address_of, is_name
 
 RESOLVE_SECONDS = 2.0
 """What asking for a name may take; a generation may be waiting for it."""
+
+_Answer = list[tuple[Any, ...]]
+# One question for a name at a time: a resolver that is dead keeps each of them for long after nobody waits any more.
+_under_way: dict[str, Future[_Answer]] = {}
 
 
 class Targets:
@@ -70,9 +77,32 @@ async def _resolve(name: str) -> list[Endpoint]:
     """
     wanted = Address.parse(name)
     async with asyncio.timeout(RESOLVE_SECONDS):
-        found = await asyncio.get_running_loop().getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
+        # Shielded, since others may wait for the same answer.
+        found = await asyncio.shield(asyncio.wrap_future(_question(wanted)))
     families = list(dict.fromkeys(family for family, *_ in found))
     random.shuffle(found)
     found.sort(key=lambda each: families.index(each[0]))
     addresses = dict.fromkeys(str(Address(host=str(where[0]), port=wanted.port)) for *_, where in found)
     return [Endpoint(address=address, name=name) for address in addresses]
+
+
+def _question(wanted: Address) -> Future[_Answer]:
+    """Return the answer to come for a name, of the question that is under way or of a new one."""
+    name = str(wanted)
+    answer = _under_way.get(name)
+    if answer is None:
+        answer = _under_way[name] = Future()
+        # No thread of the loop's own few, which everything else needs; and none that the end of the process waits for.
+        threading.Thread(target=_ask, args=(wanted, answer), name="resolver", daemon=True).start()
+    return answer
+
+
+def _ask(wanted: Address, answer: Future[_Answer]) -> None:
+    try:
+        found = socket.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_STREAM)
+    except BaseException as error:  # whatever it is: it is for those who wait
+        del _under_way[str(wanted)]
+        answer.set_exception(error)
+    else:
+        del _under_way[str(wanted)]
+        answer.set_result(found)

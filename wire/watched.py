@@ -40,6 +40,7 @@ class Watched(Generic[T]):
         """Return what the files hold, or held when they could be used last."""
         try:
             if (seen := self._look()) == self._seen:
+                self._complaint = ""
                 return self.latest
             self.latest = self._read()
         except (OSError, ValueError) as error:

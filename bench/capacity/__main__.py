@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from bench.machine import RESULTS, facts, write_results
 from bench.network import LINKS
 from edge_client.edge_model import EdgeModel
 from edge_client.measured_costs import time_once
+from edge_client.opening import LATENTS_ITEM_BYTES
 from models import PLANS_DIR, bundled_pair
 from orchestrator.choice import choose_plan
 from orchestrator.plan import PlanOptions, make_plan, step_sources
@@ -59,9 +61,10 @@ def main(output: Path, **options: Any) -> None:
     if not source.is_file():
         raise click.UsageError(f"{source} is missing: run python -m bench.throughput first")
     measured = json.loads(source.read_text())
-    times = _times(measured, *asyncio.run(_edge_seconds()))
+    edge_step_seconds, decode_seconds, latents_bytes = asyncio.run(_edge())
+    times = _times(measured, edge_step_seconds, decode_seconds)
     validation = _validate(measured, times)
-    rows = [_row(mode, times, measured["max_batch"], options) for mode in MODES]
+    rows = [_row(mode, times, latents_bytes, measured["max_batch"], options) for mode in MODES]
     results = {"options": options, "throughput": measured["machine"], "validation": validation, "rows": rows}
     _print(results)
     click.echo(f"wrote {write_results('capacity', results, output)}")
@@ -69,13 +72,13 @@ def main(output: Path, **options: Any) -> None:
         raise SystemExit(f"error: simulated and measured differ by {validation['error']:.1%}, above {BOUND_ERROR:.0%}")
 
 
-async def _edge_seconds() -> tuple[float, float]:
-    """Return what a step and the decoder of the bundled small model take here."""
+async def _edge() -> tuple[float, float, int]:
+    """Return what a step and the decoder of the bundled small model take here, and the bytes of a picture's latents."""
     edge = await EdgeModel.load(str(bundled_pair().edge), device="auto", dtype="auto")
     await time_once(edge)
-    seconds = edge.step_seconds.seconds, edge.decode_seconds.seconds
+    latents_bytes = math.prod(edge.model.latents_shape(0, 0, 1)) * LATENTS_ITEM_BYTES
     edge.close()
-    return seconds
+    return edge.step_seconds.seconds, edge.decode_seconds.seconds, latents_bytes
 
 
 def _times(measured: dict[str, Any], edge_step_seconds: float, decode_seconds: float) -> Times:
@@ -151,12 +154,12 @@ def _letters(plan: Any) -> str:
     return "".join(source.letter for source in step_sources(plan) if source is not None)
 
 
-def _row(mode: str, times: Times, max_batch: int, options: dict[str, Any]) -> dict[str, Any]:
+def _row(mode: str, times: Times, latents_bytes: int, max_batch: int, options: dict[str, Any]) -> dict[str, Any]:
     """Find the fewest devices with which the p95 stays within bounds."""
     console = Console(stderr=True)
     work, links = _work(mode), [LINKS[name] for name in WIDE_LINKS]
     rate = options["num_edges"] / (60 * options["minutes_between"])
-    seconds, latents_bytes = options["simulated_seconds"], 32 * 8 * 8 * 4
+    seconds = options["simulated_seconds"]
 
     def run(num_devices: int, pictures_per_second: float) -> tuple[float, float, float]:
         devices, seen = fleet(

@@ -20,13 +20,14 @@ from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import CloudSession
 from edge_client.local_cloud import LocalCloud
-from edge_client.opening import CREDIT_WINDOW, open_message
+from edge_client.opening import open_message
 from edge_client.patience import Patience
 from edge_client.report import Report
 from edge_client.request import GenerationRequest
 from models import DEFAULT_GUIDANCE_SCALE, read_prompts
 from orchestrator.link import LinkEstimate
 from orchestrator.plan import PlanOptions
+from orchestrator.windows import CREDIT_WINDOW
 from wire.clock import stamp_seconds
 from wire.credentials import Credentials
 from wire.messages import Credit, Finished, Ping, Seed, Step

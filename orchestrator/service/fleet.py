@@ -70,20 +70,26 @@ class Fleet:
         self.states: dict[str, ReplicaState] = {}
         self.estimates: dict[str, ReplicaEstimates] = {}
         self._names: dict[str, str] = {}
+        # Of addresses that are no replica's now, but may be again.
         self._earlier = estimates or {}
 
-    def become(self, endpoints: Iterable[Endpoint]) -> None:
-        """Take these for the replicas from now on; what was learned of others is forgotten."""
+    def become(self, endpoints: Iterable[Endpoint], *, are_all: bool = True) -> None:
+        """Take these for the replicas from now on; what was learned of others is forgotten.
+
+        Args:
+            endpoints: Where they are.
+            are_all: Whether every name among the targets had an answer; else what was learned of others is kept, since
+                a name that has one again may stand for them.
+        """
         self._names = {each.address: each.name for each in endpoints}
         self.states = {address: self.states.get(address, ReplicaState()) for address in self._names}
         known = self._earlier | self.estimates
-        self.estimates = {address: known.get(address, ReplicaEstimates()) for address in self._names}
-        if self._names:
-            self._earlier = {}
+        self.estimates = {address: known.pop(address, ReplicaEstimates()) for address in self._names}
+        self._earlier = {} if self._names and are_all else known
 
     @property
     def remembered(self) -> dict[str, ReplicaEstimates]:
-        """What a restart needs; as long as there is no replica yet, what was known before."""
+        """What a restart needs: what is known of the replicas, and of those that may come back."""
         return self._earlier | self.estimates
 
     def saw(self, address: str, description: Description) -> None:

@@ -83,7 +83,7 @@ class Watcher:
         endpoints = await self._endpoints()
         gone = self._watching.keys() - endpoints
         await asyncio.gather(*(_cancelled(self._watching.pop(each)) for each in gone))
-        self._fleet.become(endpoints)
+        self._fleet.become(endpoints, are_all=not self._targets.problems)
         for each in gone:
             self._on_gone(each.address)
             _log.info("a replica is gone", extra={"replica": each.address, "of": each.name})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ class Names:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **addresses: list[str]) -> None:
         self.addresses = {name.replace("_", "."): found for name, found in addresses.items()}
         self.num_asked = 0
+        self.answers = threading.Event()
+        """A test may clear it: then nobody gets an answer, as from a resolver that is dead."""
+        self.answers.set()
         self._system = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", self._getaddrinfo)
 
@@ -26,6 +30,7 @@ class Names:
         if host not in self.addresses:
             return self._system(host, port, *rest, **options)
         self.num_asked += 1
+        self.answers.wait()
         if not self.addresses[host]:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [each for address in self.addresses[host] for each in self._system(address, port, *rest, **options)]

@@ -16,10 +16,10 @@ from adaptive_harness import AdaptivePair, a_request, adaptive_pair, check_repor
 
 from bench.network import Link
 from edge_client.request import GenerationRequest
-from edge_client.shadow import MAX_WAITING_STEPS
 from harness.reference import TOLERANCE, distance
 from harness.searched import STEPS, searched
 from harness.waiting import running
+from orchestrator.windows import MAX_WAITING_STEPS
 from wire.messages import Array
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_files import COSTS, FILE
 
-from edge_client import opening, shadow
-from orchestrator import cost
 from orchestrator.cost import Costs, predict_latency
 from orchestrator.plan import PlanOptions, make_plan
 from orchestrator.searched_run import plan_and_edge_plan
@@ -74,11 +72,6 @@ def test_an_edge_too_slow_to_shadow_falls_behind_by_no_more_than_it_lets_wait() 
     slow = replace(COSTS, edge_step_seconds=10.0)
     without, beside = (predict_latency(plan("ecdiff"), each, slow) for each in (NO_SHADOW, SHADOW))
     assert beside.total_seconds - without.total_seconds == pytest.approx(90.0 + 2 * TRANSFER)
-
-
-def test_the_model_knows_what_the_edge_lets_wait() -> None:
-    assert (opening.CREDIT_WINDOW, shadow.MAX_WAITING_STEPS) == (cost.CREDIT_WINDOW, cost.MAX_WAITING_STEPS)
-    assert opening.SHADOW_WINDOW == cost.SHADOW_WINDOW
 
 
 @pytest.mark.parametrize(("edge_step_seconds", "longer"), [(0.02, "the cloud's"), (2.0, "the edge's own")])

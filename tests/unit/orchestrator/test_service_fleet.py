@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 from fleet_samples import CLOUD, EDGE_COSTS, ELEMENTS, NOW, A, B, C, description, fleet_of
 
+from orchestrator.service.estimates import ReplicaEstimates
 from orchestrator.service.fleet import Fleet
 from wire.convert.checks import MAX_SECONDS
 from wire.convert.fleet import decode_replicas, encode_replicas
 from wire.fleet_messages import KnownCosts, SessionReport
 from wire.messages import Load
+from wire.targets import Endpoint
 
 
 def fleet(**descriptions: dict[str, object]) -> Fleet:
@@ -105,6 +107,17 @@ def test_a_report_of_an_unknown_cloud_teaches_nothing_and_makes_no_replica() -> 
     some = fleet(a={})
     some.learn(report(replica="evil:1"), NOW)
     assert set(some.states) == set(some.estimates) == {A, B, C}
+
+
+def test_what_was_learned_is_kept_while_a_name_has_no_answer_and_no_longer() -> None:
+    some = Fleet({each: ReplicaEstimates(CLOUD, num_reports=3) for each in (A, B, C)})
+    some.become([Endpoint(address=A)], are_all=False)
+    assert set(some.estimates) == {A}
+    assert set(some.remembered) == {A, B, C}
+    some.become([Endpoint(address=A), Endpoint(address=B)], are_all=False)
+    assert some.estimates[B].num_reports == 3
+    some.become([Endpoint(address=A)])
+    assert set(some.remembered) == {A}
 
 
 def test_another_model_at_an_address_is_another_replica() -> None:

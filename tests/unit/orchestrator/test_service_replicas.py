@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from harness.names import Names
 from orchestrator.service.config import Timings
+from orchestrator.service.estimates import ReplicaEstimates
 from orchestrator.service.fleet import Fleet
 from orchestrator.service.replicas import Watcher
 from protos import ecdiff_v1_pb2 as pb
@@ -181,6 +182,24 @@ async def test_names_are_followed_on_after_what_nobody_expects(
                 await asyncio.sleep(0.01)
     await watcher.stop()
     assert "following the names failed" in caplog.messages
+
+
+async def test_estimates_outlive_a_name_that_has_no_answer_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch, clouds_test=[])
+    fleet = Fleet({"127.0.0.2:9": ReplicaEstimates("known", num_reports=3)})
+    targets = ("127.0.0.1:9", "dns:///clouds.test:9")
+    timings = Timings(poll_seconds=60, resolve_seconds=0.02)
+    watcher = Watcher(
+        fleet, targets, Credentials(), timings, on_look=lambda address: None, on_gone=lambda address: None
+    )
+    await watcher.start()
+    assert set(fleet.estimates) == {"127.0.0.1:9"}
+    names.addresses["clouds.test"] = ["127.0.0.2"]
+    async with asyncio.timeout(20):
+        while "127.0.0.2:9" not in fleet.estimates:
+            await asyncio.sleep(0.01)
+    await watcher.stop()
+    assert fleet.estimates["127.0.0.2:9"].num_reports == 3
 
 
 async def test_bytes_that_are_no_message_are_no_replica() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from harness.names import Names
@@ -89,3 +91,23 @@ async def test_a_name_that_never_had_an_address_is_told_and_costs_no_other_targe
     assert len(targets.problems) == 1
     with pytest.raises(NotServing, match=r"dns:///clouds\.test:50051 has no address"):
         await Targets((f"dns:///{NAME}",)).endpoints()
+
+
+async def test_a_dead_resolver_is_asked_once_for_a_name_and_takes_no_thread_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wire.resolver.RESOLVE_SECONDS", 0.1)
+    names = Names(monkeypatch, clouds_test=["127.0.0.2"])
+    names.answers.clear()
+    try:
+        targets = Targets((f"dns:///{NAME}",))
+        for _ in range(2):
+            answers = await asyncio.gather(*(targets.endpoints() for _ in range(50)), return_exceptions=True)
+            assert {type(each) for each in answers} == {NotServing}
+            assert "no answer within 0.1 s" in str(answers[0])
+        assert names.num_asked == 1
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "decoded"), 10) == "decoded"
+    finally:
+        names.answers.set()
+    monkeypatch.setattr("wire.resolver.RESOLVE_SECONDS", 60.0)
+    assert addresses(await targets.endpoints()) == ["127.0.0.2:50051"]

@@ -66,6 +66,16 @@ def test_a_file_that_changes_is_read_again_and_a_bad_one_leaves_the_old_tokens(
     assert not any(token in caplog.text for token in ("new\n", "newest", "two words"))
 
 
+def test_the_same_complaint_after_things_were_well_is_told_again(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tokens, elsewhere = TokenFile(file), file.with_name("elsewhere")
+    for _ in range(2):
+        file.rename(elsewhere)
+        assert tokens.accepted() == tokens.accepted() == ("old",)
+        elsewhere.rename(file)
+        assert tokens.accepted() == ("old",)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
 def test_a_client_that_runs_for_long_sends_the_renewed_token(file: Path) -> None:
     credentials = Credentials(token_file=file)
     assert credentials.metadata("127.0.0.1:1") == (("authorization", "Bearer old"),)
