@@ -11,6 +11,6 @@ SHADOW_WINDOW = 8
 MAX_WAITING_STEPS = 8
 """Steps that a slow shadow lets wait before it skips any.
 
-Enough for the cloud's first steps to wait until a cold edge has encoded the prompt; and the most that the edge may still
-have to see when the cloud has stopped, before anybody leads.
+Enough for the cloud's first steps to wait until a cold edge has encoded the prompt; and the most that the edge may
+still have to see when the cloud has stopped, before anybody leads.
 """
