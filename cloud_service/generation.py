@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cloud_service.conditioning import make_conditioning, on_device, prompt_embeds
 from cloud_service.request import Request
-from cloud_service.session import Parked, SessionEvent
+from cloud_service.session import Parked, SessionEvent, Stepped
 from diffusion.devices import wait_for
 from diffusion.measures import Measure, make_measure
 from diffusion.model import Conditioning, Evaluation, Model
@@ -199,17 +199,18 @@ class Generation:
         latents = to_array(result.latents) if stream_latents or stream_prediction else None
         before = to_array(result.latents_before) if stream_prediction else None
         prediction = to_array(result.noise_pred.to(result.latents.dtype)) if stream_prediction else None
+        ended_at = time.monotonic()
         step = Step(
             step_index=result.step_index,
             source=Source.CLOUD if result.evaluated else Source.EXTRAPOLATED,
             extrapolation_error=result.extrapolation_error,
-            compute_seconds=forward.seconds + time.monotonic() - began,
+            compute_seconds=forward.seconds + ended_at - began,
             queue_seconds=forward.started - self.ready_at,
             latents=latents,
             latents_before=before,
             prediction=prediction,
         )
-        return [step, *self._go_on()]
+        return [Stepped(step=step, ended_at=ended_at), *self._go_on()]
 
     def _go_on(self) -> list[SessionEvent]:
         """Decide what the next step needs; where the cloud's part ends, park and say so."""

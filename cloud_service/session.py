@@ -30,6 +30,19 @@ from wire.messages import (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """The device has made a step.
+
+    Attributes:
+        step: What the client is told of it.
+        ended_at: When it was made, `time.monotonic()` seconds.
+    """
+
+    step: Step
+    ended_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parked:
     """The device is done with the trajectory.
 
@@ -44,7 +57,7 @@ class Parked:
     decided_at: float
 
 
-SessionEvent = Opened | Step | Parked | Correction | EcdiffError
+SessionEvent = Opened | Stepped | Parked | Correction | EcdiffError
 """What the engine has to say to a session; an error is its last word."""
 
 
@@ -116,7 +129,7 @@ class Session:
         self._timings = timings
         self._outbox = outbox
         self._decided_at = 0.0
-        self._delivered_at: dict[int, float] = {}
+        self._ended_at: dict[int, float] = {}
         self._error: EcdiffError | None = None
         self._finished = False
         self._half_closed = False
@@ -138,15 +151,19 @@ class Session:
             self.fail(event)
         elif isinstance(event, Parked):
             self._park(event)
+        elif isinstance(event, Stepped):
+            self.next_step = event.step.step_index + 1
+            self._ended_at[event.step.step_index] = event.ended_at
+            self._push(event.step)
         else:
-            self.record.add(event)
-            if isinstance(event, Step):
-                self.next_step = event.step_index + 1
-                self._delivered_at[event.step_index] = time.monotonic()
-            elif isinstance(event, Correction):
+            if isinstance(event, Correction):
                 self.num_pending_corrections -= 1
-            self._outbox.push(event)
-            self._wake.set()
+            self._push(event)
+
+    def _push(self, message: Opened | Step | Correction) -> None:
+        self.record.add(message)
+        self._outbox.push(message)
+        self._wake.set()
 
     def _park(self, event: Parked) -> None:
         ending = Finished if event.done else HandedOff
@@ -234,6 +251,6 @@ class Session:
         if isinstance(message, HandedOff | Finished):
             return dataclasses.replace(message, wait_seconds=time.monotonic() - self._decided_at)
         if isinstance(message, Step):
-            delivered_at = self._delivered_at.pop(message.step_index)
-            return dataclasses.replace(message, wait_seconds=time.monotonic() - delivered_at)
+            ended_at = self._ended_at.pop(message.step_index)
+            return dataclasses.replace(message, wait_seconds=time.monotonic() - ended_at)
         return message

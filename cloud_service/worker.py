@@ -15,7 +15,7 @@ from cloud_service.metrics import Metrics
 from cloud_service.request import Request
 from cloud_service.room import Room
 from cloud_service.scheduling import MAX_WAIT_EVALUATIONS, Candidate, in_line, pick_turn
-from cloud_service.session import SessionEvent
+from cloud_service.session import SessionEvent, Stepped
 from diffusion.devices import wait_for
 from diffusion.model import Model
 from wire.errors import EcdiffError, ModelError
@@ -188,13 +188,13 @@ class Worker:
 
     def _count(self, event: SessionEvent) -> None:
         match event:
-            case Step(source=Source.CLOUD):
+            case Stepped(step=Step(source=Source.CLOUD) as step):
                 self._metrics.cloud_step(
-                    compute_seconds=event.compute_seconds,
-                    queue_seconds=event.queue_seconds,
-                    extrapolation_error=event.extrapolation_error,
+                    compute_seconds=step.compute_seconds,
+                    queue_seconds=step.queue_seconds,
+                    extrapolation_error=step.extrapolation_error,
                 )
-            case Step():
+            case Stepped():
                 self._metrics.extrapolated_step()
             case Correction():
                 self._metrics.correction("answered")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from cloud_service.config import Timings
 from cloud_service.outbox import Outbox
-from cloud_service.session import Parked, Session
+from cloud_service.session import Parked, Session, Stepped
 from wire.errors import DeadlineExceeded, ModelError
 from wire.messages import HandedOff, Heartbeat, Pong, Source, State, Step, Totals
 
@@ -136,19 +137,23 @@ def new_session(**timings: float) -> Session:
     )
 
 
+def stepped(step_index: int) -> Stepped:
+    return Stepped(step=step(step_index), ended_at=time.monotonic())
+
+
 async def test_silence_is_filled_with_heartbeats() -> None:
     one = new_session(heartbeat_seconds=0.01)
     messages = one.messages()
     assert await anext(messages) == Heartbeat(queue_position=3, step_index=0)
-    one.deliver(step(0))
-    one.deliver(step(1))
+    one.deliver(stepped(0))
+    one.deliver(stepped(1))
     assert dataclasses.replace(await anext(messages), wait_seconds=0.0) == Step(step_index=0, source=Source.CLOUD)
     assert await anext(messages) == Heartbeat(queue_position=3, step_index=2)
 
 
 async def test_what_waits_is_sent_before_the_error() -> None:
     one = new_session()
-    one.deliver(step(0))
+    one.deliver(stepped(0))
     one.deliver(ModelError("no more"))
     messages = one.messages()
     assert dataclasses.replace(await anext(messages), wait_seconds=0.0) == Step(step_index=0, source=Source.CLOUD)
@@ -172,21 +177,24 @@ async def test_a_handoff_tells_how_long_it_waited() -> None:
     assert one.parked
 
 
-async def test_a_step_tells_how_long_it_waited() -> None:
+async def test_a_step_tells_how_long_it_waited_since_it_was_made() -> None:
     one = new_session()
-    one.deliver(step(0))
+    made = stepped(0)
+    # On its way from the device to the event loop, then for a credit.
+    await asyncio.sleep(0.02)
+    one.deliver(made)
     await asyncio.sleep(0.02)
     one.grant(1)
     message = await anext(one.messages())
     assert isinstance(message, Step)
-    assert message.wait_seconds >= 0.02
+    assert message.wait_seconds >= 0.04
 
 
 def test_corrections_may_come_as_soon_as_the_plans_last_step_is_known() -> None:
     one = new_session()
     for index in range(8):
         assert not one.may_correct
-        one.deliver(step(index))
+        one.deliver(stepped(index))
     assert one.may_correct
     assert not one.parked
 
