@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from diffusion.devices import memory_format_for, wait_for
+from diffusion.devices import in_memory_format, wait_for
 from diffusion.pipeline_folder import first_line
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(latents `[R, C, H, W]`, timesteps `[R]`, prompt_embeds `[R, L, D]`) -> predictions `[R, C, H, W]`, float32."""
+Network = Callable[..., Tensor]
+"""(latents `[R, C, H, W]`, more tensors of R rows each) -> predictions of the latents' shape, float32."""
 
 OnSize = Callable[[int, float], object]
 """Told of each batch size, in rows, and the seconds that compiling for it took."""
@@ -40,12 +40,12 @@ class CompiledNetwork:
     Args:
         network: As it is.
         compiled: The same through `torch.compile`, for static shapes.
-        sample: One row: latents `[1, C, H, W]`, timesteps `[1]`, prompt_embeds `[1, L, D]`, as they will come.
+        sample: One row of each tensor, as they will come; the latents first.
         sizes: Batch sizes to compile for, in rows; a larger batch runs as it is.
     """
 
     def __init__(
-        self, network: Network, compiled: Network, *, sample: tuple[Tensor, Tensor, Tensor], sizes: Sequence[int]
+        self, network: Network, compiled: Network, *, sample: tuple[Tensor, ...], sizes: Sequence[int]
     ) -> None:
         self._network = network
         self._compiled = compiled
@@ -82,20 +82,18 @@ class CompiledNetwork:
             self._run(self._sample, size)
         wait_for(self._sample[0].device)
 
-    def __call__(self, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+    def __call__(self, *given: Tensor) -> Tensor:
         """Ask the network, see `Network`."""
-        given = (latents, timesteps, prompt_embeds)
-        as_compiled = all(each.shape[1:] == row.shape[1:] for each, row in zip(given, self._sample, strict=True))
-        size = next((size for size in self._sizes if size >= len(latents)), None)
+        as_compiled = [each.shape[1:] for each in given] == [row.shape[1:] for row in self._sample]
+        size = next((size for size in self._sizes if size >= len(given[0])), None)
         if not as_compiled or size is None:
             return self._network(*given)
         with torch.compiler.set_stance("eager_on_recompile"):
             return self._run(given, size)
 
-    def _run(self, given: tuple[Tensor, Tensor, Tensor], size: int) -> Tensor:
-        latents, timesteps, prompt_embeds = (_padded(each, size) for each in given)
-        latents = latents.contiguous(memory_format=memory_format_for(latents.device))
-        rows = self._compiled(latents, timesteps, prompt_embeds)
+    def _run(self, given: tuple[Tensor, ...], size: int) -> Tensor:
+        latents, *others = (_padded(each, size) for each in given)
+        rows = self._compiled(in_memory_format(latents), *others)
         # A captured graph writes its next answer where it wrote this one.
         return rows[: len(given[0])].to(torch.float32, copy=True)
 

@@ -16,6 +16,11 @@ def memory_format_for(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
+def in_memory_format(latents: Tensor) -> Tensor:
+    """Return latents in the order that their device wants; only pictures, of four axes, have a choice."""
+    return latents.contiguous(memory_format=memory_format_for(latents.device)) if latents.ndim == 4 else latents
+
+
 def on_device(values: Sequence[float], device: torch.device) -> Tensor:
     """Return `values` on a device, `[len(values)]`, float32; the host waits for no GPU."""
     host = torch.tensor(values, dtype=torch.float32)

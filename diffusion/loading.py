@@ -47,9 +47,10 @@ def load_model(path_or_id: str | Path, *, device: str = "auto", dtype: str = "au
         raise ValueError(
             f"{path} is a {folder.pipeline_class or 'pipeline without a class'}; supported: {', '.join(FAMILIES)}"
         )
-    family = importlib.import_module(FAMILIES[folder.pipeline_class])
+    module, _, class_name = FAMILIES[folder.pipeline_class].partition(":")
+    family = getattr(importlib.import_module(module), class_name)
     name = path.resolve().name if Path(path_or_id).is_dir() else str(path_or_id)
-    model: Model = family.load(folder, name=name, device=where, dtype=precision)
+    model: Model = family(folder, name=name, device=where, dtype=precision)
     return model
 
 

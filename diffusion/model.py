@@ -19,9 +19,9 @@ class ModelInfo:
         name: Folder name or hub id.
         fingerprint: Hex digest of the denoising network's configuration and weights.
         family: Models of one family denoise the same kind of latents.
-        prediction_type: epsilon, v_prediction or sample.
+        prediction_type: epsilon, v_prediction, sample or flow_prediction.
         latent_channels: C of the latents.
-        layout: Order of the latents' axes: `BCHW`.
+        layout: Order of the latents' axes: `BCHW`; of videos `BFCHW` or `BCFHW`.
         vae_scale_factor: Picture pixels per latent pixel, each way.
         vae_scaling_factor: Scheduler latents = (VAE latents - shift) * scaling factor.
         vae_shift_factor: See `vae_scaling_factor`.
@@ -34,6 +34,10 @@ class ModelInfo:
         num_parameters: Of the denoising network.
         dtype: float32, float16 or bfloat16.
         device: cpu or cuda.
+        default_num_frames: Of a video; 0 where the model makes pictures.
+        vae_temporal_scale_factor: Frames per latent frame after the first; 0 where the model makes pictures.
+        guidance_distilled: Whether the network takes no negative prompt: guidance is fed to it as a number, if at all.
+        default_guidance_scale: What the family's users start with.
     """
 
     name: str
@@ -54,6 +58,10 @@ class ModelInfo:
     num_parameters: int
     dtype: str
     device: str
+    default_num_frames: int = 0
+    vae_temporal_scale_factor: int = 0
+    guidance_distilled: bool = False
+    default_guidance_scale: float = 7.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +70,15 @@ class Conditioning:
 
     Attributes:
         prompt_embeds: `[1, L, D]`.
-        negative_prompt_embeds: `[1, L, D]`; None without guidance.
+        negative_prompt_embeds: `[1, L, D]`; None without classifier-free guidance.
+        pooled_prompt_embeds: `[1, P]`; None where the family has none.
+        negative_pooled_prompt_embeds: `[1, P]`; None without classifier-free guidance, too.
     """
 
     prompt_embeds: Tensor
     negative_prompt_embeds: Tensor | None = None
+    pooled_prompt_embeds: Tensor | None = None
+    negative_pooled_prompt_embeds: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +86,11 @@ class Evaluation:
     """One step's question to the network.
 
     Attributes:
-        latents: Model input, `[B, C, H, W]`.
+        latents: Model input, `[B, C, H, W]`, or as the model's layout says.
         timestep: What the network is fed as time.
-        conditioning: The prompt; one for all pictures of the batch.
-        guidance_scale: Above 1 the negative prompt is evaluated too (two rows a picture), else not.
+        conditioning: The prompt; one for all pictures of the batch. With a negative prompt in it the evaluation is
+            guided: two rows a picture.
+        guidance_scale: Weight of the prompt against the negative one; a guidance-distilled network is fed it.
         guidance_rescale: Share of the rescaled prediction, 0..1 (arXiv 2305.08891).
     """
 
@@ -87,18 +100,14 @@ class Evaluation:
     guidance_scale: float = 1.0
     guidance_rescale: float = 0.0
 
-    def __post_init__(self) -> None:
-        if self.guided and self.conditioning.negative_prompt_embeds is None:
-            raise ValueError(f"guidance_scale {self.guidance_scale} needs negative_prompt_embeds")
-
     @property
     def guided(self) -> bool:
         """Whether the negative prompt is evaluated too."""
-        return self.guidance_scale > 1.0
+        return self.conditioning.negative_prompt_embeds is not None
 
 
 class Model(Protocol):
-    """A text-to-picture diffusion model; every tensor it returns is free of autograd."""
+    """A text-to-picture or text-to-video diffusion model; every tensor it returns is free of autograd."""
 
     @property
     def info(self) -> ModelInfo:
@@ -113,7 +122,7 @@ class Model(Protocol):
         """What the network computes in, and the loop's dtype."""
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "", *, guided: bool) -> Conditioning:
-        """Encode a prompt; the negative one only when `guided`."""
+        """Encode a prompt; the negative one only when `guided` and the model takes one."""
 
     def evaluate(self, evaluations: Sequence[Evaluation]) -> list[Tensor]:
         """Ask the network in one forward pass.
@@ -122,7 +131,7 @@ class Model(Protocol):
             evaluations: Latents and embeddings of equal shapes but for the batch size; steps may differ.
 
         Returns:
-            For each evaluation the guided prediction `[B, C, H, W]`, float32, of `info.prediction_type`.
+            For each evaluation the guided prediction, of its latents' shape, float32, of `info.prediction_type`.
         """
 
     def compile(self, sizes: Sequence[int], *, on_size: OnSize) -> None:
@@ -140,11 +149,17 @@ class Model(Protocol):
         """
 
     def decode(self, latents: Tensor) -> NDArray[Any]:
-        """Turn clean latents `[B, C, H, W]` (scheduler scaling) into pictures `[B, H, W, 3]`, uint8 RGB."""
+        """Turn clean latents (scheduler scaling) into uint8 RGB: pictures `[B, H, W, 3]` or videos `[B, F, H, W, 3]`."""
 
-    def latents_shape(self, height: int, width: int, num_images: int) -> tuple[int, int, int, int]:
-        """Return `[B, C, H, W]` for pictures of `height` x `width` pixels; 0 is the model's default.
+    def latents_shape(self, height: int, width: int, num_images: int, num_frames: int = 0) -> tuple[int, ...]:
+        """Return the latents' shape in the model's layout; 0 is the model's default.
+
+        Args:
+            height: Of the pictures, in pixels.
+            width: Likewise.
+            num_images: Pictures, or videos.
+            num_frames: Of each video.
 
         Raises:
-            ValueError: If the size is not a multiple of `info.vae_scale_factor`, or not positive.
+            ValueError: The VAE cannot make this size, or the model makes pictures and `num_frames` is given.
         """

@@ -39,6 +39,11 @@ class PipelineFolder:
         """Class name of the pipeline."""
         return str(self._index.get("_class_name", ""))
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What model_index.json says beside the parts, such as `force_zeros_for_empty_prompt`."""
+        return {key: value for key, value in self._index.items() if not isinstance(value, list)}
+
     def part_class(self, part: str, allowed: tuple[str, ...]) -> str:
         """Return the class name of a part.
 
@@ -148,17 +153,17 @@ class PipelineFolder:
             raise ValueError(f"{self.path / part} does not go to {device}: {first_line(error)}") from error
         return network.eval().requires_grad_(False)
 
-    def load_tokenizer(self, tokenizer_class: Any) -> Any:
-        """Load the tokenizer.
+    def load_tokenizer(self, tokenizer_class: Any, part: str = "tokenizer") -> Any:
+        """Load a tokenizer.
 
         Raises:
             ValueError: If its files are missing or damaged.
         """
         try:
             with quiet_libraries():
-                return tokenizer_class.from_pretrained(str(self.path), subfolder="tokenizer", local_files_only=True)
+                return tokenizer_class.from_pretrained(str(self.path), subfolder=part, local_files_only=True)
         except Exception as error:  # as in load_part
-            raise ValueError(f"{self.path / 'tokenizer'} cannot be loaded: {first_line(error)}") from error
+            raise ValueError(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
 
 
 def canonical_json(config: dict[str, Any]) -> str:

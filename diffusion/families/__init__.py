@@ -1,4 +1,4 @@
-"""One module per model family: `load(folder, name=..., device=..., dtype=...) -> Model`."""
+"""One module per model family, with one class: a `FamilyModel`."""
 
-FAMILIES: dict[str, str] = {"StableDiffusionPipeline": "diffusion.families.sd"}
-"""Pipeline class in model_index.json -> module, imported when such a model is loaded."""
+FAMILIES: dict[str, str] = {"StableDiffusionPipeline": "diffusion.families.sd:StableDiffusion"}
+"""Pipeline class in model_index.json -> module and class, imported when such a model is loaded."""

@@ -67,7 +67,7 @@ def test_an_answer_is_the_processors(dtype: str) -> None:
 
 
 def test_the_network_is_channels_last() -> None:
-    weights = load_model(BUNDLED, device="cuda")._unet.conv_in.weight  # type: ignore[attr-defined]
+    weights = load_model(BUNDLED, device="cuda").network.conv_in.weight  # type: ignore[attr-defined]
     assert weights.is_contiguous(memory_format=torch.channels_last)
 
 

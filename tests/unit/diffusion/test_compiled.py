@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from diffusion.compiled import CompiledNetwork, compiled_sizes
-from diffusion.families.sd import _ask
 from diffusion.model import Evaluation, Model
 from diffusion.noise import draw_noise
 
@@ -164,13 +162,12 @@ def test_no_room_on_the_device_is_no_broken_compiler():
 
 
 def evaluations(model: Model, guidance_scales: list[float]) -> list[Evaluation]:
-    conditioning = model.encode_prompt("a cat", "a dog", guided=True)
     shape = model.latents_shape(0, 0, 1)
     return [
         Evaluation(
             latents=draw_noise(shape, index),
             timestep=100.0 * index + 1,
-            conditioning=conditioning,
+            conditioning=model.encode_prompt("a cat", "a dog", guided=scale > 1.0),
             guidance_scale=scale,
         )
         for index, scale in enumerate(guidance_scales)
@@ -179,7 +176,10 @@ def evaluations(model: Model, guidance_scales: list[float]) -> list[Evaluation]:
 
 def test_a_padded_batch_of_the_real_network_equals_each_alone(cloud):
     sample = (draw_noise((1, 4, 16, 16), 1), torch.ones(1), cloud.encode_prompt("", guided=False).prompt_embeds)
-    ask = functools.partial(_ask, cloud._unet)
+
+    def ask(latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor) -> Tensor:
+        return cloud.network(latents, timesteps, encoder_hidden_states=prompt_embeds).sample
+
     padded = Watched(ask)
     ours = CompiledNetwork(ask, padded, sample=sample, sizes=compiled_sizes(8))
     latents = draw_noise((5, 4, 16, 16), 2)

@@ -30,12 +30,12 @@ def ask(model, latents):
     prompt_embeds = model.encode_prompt("a cat", guided=False).prompt_embeds.expand(len(latents), -1, -1)
     timesteps = torch.linspace(1, 900, len(latents))
     with torch.inference_mode():
-        return model._unet(latents.to(model.dtype), timesteps, encoder_hidden_states=prompt_embeds).sample.float()
+        return model.network(latents.to(model.dtype), timesteps, encoder_hidden_states=prompt_embeds).sample.float()
 
 
 def test_a_channels_last_network_answers_the_same(cloud_folder):
     plain, last = load_model(cloud_folder, device="cpu"), load_model(cloud_folder, device="cpu")
-    last._unet.to(memory_format=torch.channels_last)
+    last.network.to(memory_format=torch.channels_last)
     latents = draw_noise((3, 4, 16, 16), 1)
     answer = ask(last, latents.contiguous(memory_format=torch.channels_last))
     assert torch.allclose(answer, ask(plain, latents), atol=1e-5)
@@ -44,7 +44,7 @@ def test_a_channels_last_network_answers_the_same(cloud_folder):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_attention_is_torchs_own_and_lets_it_choose_the_fast_kernel(cloud_folder, dtype):
     model = load_model(cloud_folder, device="cpu", dtype=dtype)
-    assert {type(each) for each in model._unet.attn_processors.values()} == {AttnProcessor2_0}
+    assert {type(each) for each in model.network.attn_processors.values()} == {AttnProcessor2_0}
     latents = draw_noise((2, 4, 16, 16), 1)
     # No other kernel is allowed here: nothing that the network passes (a mask, say) rules this one out.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

@@ -170,7 +170,7 @@ def test_half_precision_and_sharded_weights_are_found(changed_copy, cloud):
     index = {"metadata": {}, "weight_map": {name: file for file, part in shards.items() for name in part}}
     (folder / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     sharded = load_model(folder, device="cpu")
-    assert torch.equal(sharded._unet.conv_in.weight, cloud._unet.conv_in.weight)
+    assert torch.equal(sharded.network.conv_in.weight, cloud.network.conv_in.weight)
 
 
 def test_a_missing_shard_is_named(changed_copy):
@@ -192,8 +192,8 @@ def test_loading_says_nothing_on_the_terminal(cloud_folder, capfd):
 
 def test_loading_a_unet_reads_neither_text_encoder_nor_vae(cloud_folder):
     model = load_model(cloud_folder, device="cpu")
-    assert "_vae" not in vars(model)
-    assert "_text_encoder" not in vars(model)
+    assert "network" not in vars(model.vae)
+    assert "network" not in vars(model.text_encoders[0])
 
 
 def test_description_is_complete(cloud, cloud_folder):

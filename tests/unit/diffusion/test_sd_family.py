@@ -139,7 +139,10 @@ def test_pictures_equal_the_stock_pipelines(cloud, cloud_folder):
 
 
 def test_evaluations_at_different_steps_share_a_forward_and_equal_their_own(cloud):
-    prompts = [cloud.encode_prompt(text, "a dog", guided=True) for text in ("a cat", "a bird", "")]
+    prompts = [
+        cloud.encode_prompt(text, "a dog", guided=guided)
+        for text, guided in (("a cat", True), ("a bird", False), ("", True))
+    ]
     questions = [
         question(draw_noise((1, 4, 16, 16), 1), 981.0, prompts[0]),
         question(draw_noise((2, 4, 16, 16), 2), 500.0, prompts[1], guidance=1.0),
@@ -155,10 +158,10 @@ def test_evaluations_at_different_steps_share_a_forward_and_equal_their_own(clou
 
 def test_an_unguided_evaluation_costs_one_row_and_a_guided_one_two(cloud):
     rows = []
-    hook = cloud._unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    prompt = cloud.encode_prompt("a cat", guided=True)
-    cloud.evaluate([question(draw_noise((1, 4, 16, 16), 1), 1.0, prompt, guidance=1.0)])
-    cloud.evaluate([question(draw_noise((1, 4, 16, 16), 1), 1.0, prompt, guidance=1.1)])
+    hook = cloud.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    for guidance in (1.0, 1.1):
+        prompt = cloud.encode_prompt("a cat", guided=guidance > 1.0)
+        cloud.evaluate([question(draw_noise((1, 4, 16, 16), 1), 1.0, prompt, guidance=guidance)])
     hook.remove()
     assert rows == [1, 2]
 
@@ -167,7 +170,7 @@ def test_guidance_without_negative_embeds_is_refused(cloud):
     prompt = cloud.encode_prompt("a cat", guided=False)
     assert prompt.negative_prompt_embeds is None
     with pytest.raises(ValueError, match="needs negative_prompt_embeds"):
-        question(draw_noise((1, 4, 16, 16), 1), 1.0, prompt)
+        cloud.evaluate([question(draw_noise((1, 4, 16, 16), 1), 1.0, prompt)])
 
 
 def test_a_prompt_longer_than_the_encoder_is_cut_off(cloud):
@@ -179,8 +182,8 @@ def test_tensors_are_free_of_autograd(cloud):
     prompt = cloud.encode_prompt("a cat", guided=True)
     assert not prompt.prompt_embeds.requires_grad
     assert not cloud.evaluate([question(draw_noise((1, 4, 16, 16), 1), 1.0, prompt)])[0].requires_grad
-    assert not any(parameter.requires_grad for parameter in cloud._unet.parameters())
-    assert not cloud._unet.training
+    assert not any(parameter.requires_grad for parameter in cloud.network.parameters())
+    assert not cloud.network.training
 
 
 def test_sizes_are_latent_pixels_and_zero_means_the_default(cloud):
@@ -213,7 +216,7 @@ def test_half_precision_runs_and_a_vae_with_force_upcast_decodes_in_float32(clou
     assert latents.dtype == dtype
     assert latents.isfinite().all()
     assert model.decode(latents).shape == (1, 128, 128, 3)
-    assert model._vae.dtype == torch.float32
+    assert model.vae.network.dtype == torch.float32
     assert model.info.dtype == name
 
 
@@ -278,4 +281,4 @@ def test_decoding_undoes_scaling_and_shift(small_pair_folder):
 def test_a_tiny_autoencoder_decodes_in_the_models_dtype(small_pair_folder):
     model = load_model(small_pair_folder, device="cpu", dtype="bfloat16")
     assert model.decode(draw_noise((1, 16, 8, 8), 1)).shape == (1, 64, 64, 3)
-    assert model._vae.dtype == torch.bfloat16
+    assert model.vae.network.dtype == torch.bfloat16

@@ -1,0 +1,50 @@
+"""What the families with a conditional UNet share."""
+
+from __future__ import annotations
+
+from diffusion.pipeline_folder import PipelineFolder
+from diffusion.vae import Vae
+
+
+def check_unet(folder: PipelineFolder, vae: Vae, *, embed_dim: int, foreign_inputs: tuple[str, ...]) -> None:
+    """Refuse a UNet that does not fit the other parts.
+
+    Args:
+        folder: The pipeline.
+        vae: Its VAE.
+        embed_dim: D of the text encoders' embeddings.
+        foreign_inputs: Keys of the UNet's configuration that stand for inputs which the family does not have.
+
+    Raises:
+        ValueError: The text says what does not fit.
+    """
+    unet = folder.config("unet")
+    for key in ("in_channels", "out_channels"):
+        if unet.get(key, 4) != vae.latent_channels:
+            raise ValueError(
+                f"{folder.path}: the UNet's {key} is {unet.get(key, 4)}, the VAE's latents have {vae.latent_channels}; "
+                "inpainting and other models with extra channels are not supported"
+            )
+    foreign = [key for key in foreign_inputs if unet.get(key) is not None]
+    if foreign:
+        raise ValueError(
+            f"{folder.path}: the UNet wants inputs that text-to-image does not have ({', '.join(foreign)})"
+        )
+    wanted = unet.get("cross_attention_dim", 1280)
+    if wanted != embed_dim:
+        raise ValueError(
+            f"{folder.path}: the UNet wants embeddings of size {wanted}, the text encoder makes {embed_dim}"
+        )
+
+
+def unet_size(folder: PipelineFolder, vae: Vae) -> tuple[int, int]:
+    """Return height and width that the UNet was made for, in picture pixels.
+
+    Raises:
+        ValueError: If its configuration does not say.
+    """
+    sample_size = folder.config("unet").get("sample_size")
+    if sample_size is None:
+        raise ValueError(f"{folder.path}: the UNet's configuration has no sample_size")
+    rows, columns = sample_size if isinstance(sample_size, list) else (sample_size, sample_size)
+    return rows * vae.scale_factor, columns * vae.scale_factor

@@ -1,0 +1,89 @@
+"""A pipeline folder's VAE: latents into pixels. Loaded when first used."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffusion.pipeline_folder import PipelineFolder
+
+PICTURE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+
+
+class Vae:
+    """The VAE of a pipeline folder. Its class is checked now.
+
+    Args:
+        folder: The pipeline.
+        classes: What it may be, classes of diffusers.
+        device: Where it runs.
+        dtype: Of its weights, but for one that overflows in half precision.
+
+    Raises:
+        ValueError: If the folder has no such VAE.
+    """
+
+    def __init__(
+        self, folder: PipelineFolder, classes: tuple[str, ...], *, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._folder, self._device = folder, device
+        self.class_name = folder.part_class("vae", classes)
+        self.config = folder.config("vae")
+        # A VAE with force_upcast overflows in half precision.
+        upcast = bool(self.config.get("force_upcast", self.class_name == "AutoencoderKL"))
+        self.dtype = torch.float32 if upcast else dtype
+
+    @property
+    def latent_channels(self) -> int:
+        """C of its latents."""
+        return int(self.config.get("latent_channels", self.config.get("z_dim", 4)))
+
+    @property
+    def scaling_factor(self) -> float:
+        """Scheduler latents = (VAE latents - shift) * scaling factor."""
+        return float(self.config.get("scaling_factor", 1.0 if self.class_name == "AutoencoderTiny" else 0.18215))
+
+    @property
+    def shift_factor(self) -> float:
+        """See `scaling_factor`."""
+        return float(self.config.get("shift_factor") or 0.0)
+
+    @property
+    def scale_factor(self) -> int:
+        """Picture pixels per latent pixel, each way.
+
+        Raises:
+            ValueError: If the configuration does not say.
+        """
+        # AutoencoderTiny names its blocks by side; both sides halve or double once between two blocks.
+        blocks = self.config.get("block_out_channels") or self.config.get("decoder_block_out_channels")
+        if not isinstance(blocks, list) or not blocks:
+            raise ValueError(f"{self._folder.path}: the VAE's configuration has no block_out_channels")
+        return int(2 ** (len(blocks) - 1))
+
+    def fingerprint(self) -> str:
+        """Return a hex digest of configuration and weights."""
+        return self._folder.fingerprint("vae", "diffusion_pytorch_model")
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode clean latents of scheduler scaling, in the axes that the VAE takes; float32, -1..1."""
+        latents = latents.to(self._device, self.dtype) / self.scaling_factor + self.shift_factor
+        pixels: Tensor = self.network.decode(latents, return_dict=False)[0]
+        return pixels.float()
+
+    @cached_property
+    def network(self) -> Any:
+        """The VAE itself."""
+        import diffusers
+
+        return self._folder.load_part("vae", getattr(diffusers, self.class_name), self.dtype, self._device)
+
+
+def to_pixels(pictures: Tensor) -> NDArray[Any]:
+    """Turn pictures `[..., 3, H, W]`, -1..1, into uint8 RGB `[..., H, W, 3]`."""
+    pixels = (pictures / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return pixels.movedim(-3, -1).cpu().numpy()  # type: ignore[no-any-return]
