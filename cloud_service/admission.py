@@ -34,6 +34,7 @@ def check_header(header: OpenHeader, served: Served, limits: Limits) -> None:
         ("height", header.height or info.default_height, limits.max_height),
         ("width", header.width or info.default_width, limits.max_width),
         ("num_images", header.num_images, limits.max_num_images),
+        ("num_frames", header.num_frames or info.default_num_frames, limits.max_num_frames),
         ("the prompt's length", header.prompt_chars, limits.max_prompt_chars),
     ):
         if value > cap:
@@ -54,7 +55,7 @@ def check_open(
         CorruptTensor: A tensor's bytes are damaged.
     """
     try:
-        latents_shape = served.model.latents_shape(header.height, header.width, header.num_images)
+        latents_shape = served.model.latents_shape(header.height, header.width, header.num_images, header.num_frames)
         stepper = _make_stepper(header, served)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
@@ -69,7 +70,7 @@ def check_open(
     specs = _client_specs(latents_shape, codec, header, served, limits)
     opening = cast(Open, decode_client(message, specs=specs, observe=observe))
     try:
-        return _make_request(opening, latents_shape, codec, stepper), specs
+        return _make_request(opening, latents_shape, codec, stepper, served), specs
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
 
@@ -94,11 +95,18 @@ def _client_specs(
         latents=spec(latents_shape, LOSSLESS_CODECS | {codec}, Scaling.SCHEDULER),
         noise=spec(latents_shape, LOSSLESS_CODECS, Scaling.UNIT_NOISE),
         embeds=spec(served.embeds_shape, LOSSLESS_CODECS, Scaling.EMBEDDING),
+        pooled_embeds=(
+            None
+            if served.pooled_embeds_shape is None
+            else spec(served.pooled_embeds_shape, LOSSLESS_CODECS, Scaling.EMBEDDING)
+        ),
         num_inference_steps=header.num_inference_steps,
     )
 
 
-def _make_request(opening: Open, latents_shape: tuple[int, ...], codec: Codec, stepper: Stepper) -> Request:
+def _make_request(
+    opening: Open, latents_shape: tuple[int, ...], codec: Codec, stepper: Stepper, served: Served
+) -> Request:
     """Return the request.
 
     Raises:
@@ -117,7 +125,13 @@ def _make_request(opening: Open, latents_shape: tuple[int, ...], codec: Codec, s
     def predictor(name: str) -> Predictor:
         return make_predictor(name, stepper.schedule, prediction_type=stepper.prediction_type, smoothing=plan.smoothing)
 
-    request = Request(
+    guided = opening.guidance_scale > 1.0 and not served.model.info.guidance_distilled
+    if isinstance(given, PromptEmbeds):
+        if guided and given.negative_prompt_embeds is None:
+            raise ValueError(f"guidance_scale {opening.guidance_scale} needs negative_prompt_embeds")
+        if served.pooled_embeds_shape is not None and given.pooled_prompt_embeds is None:
+            raise ValueError("this model needs pooled_prompt_embeds, too")
+    return Request(
         open=opening,
         latents_shape=latents_shape,
         codec=codec,
@@ -126,10 +140,8 @@ def _make_request(opening: Open, latents_shape: tuple[int, ...], codec: Codec, s
         refresh=refresh,
         predictor=predictor(plan.predictor),
         companion=predictor(COMPANIONS[plan.predictor]) if refresh.measure == "embedded-error" else None,
+        guided=guided,
     )
-    if request.guided and isinstance(given, PromptEmbeds) and given.negative_prompt_embeds is None:
-        raise ValueError(f"guidance_scale {opening.guidance_scale} needs negative_prompt_embeds")
-    return request
 
 
 def _names(codecs: Iterable[Codec]) -> str:

@@ -15,20 +15,14 @@ def make_conditioning(request: Request, model: Model) -> Conditioning:
     given = request.open.conditioning
     if isinstance(given, PromptText):
         return model.encode_prompt(given.prompt, given.negative_prompt, guided=request.guided)
-    negative = given.negative_prompt_embeds if request.guided else None
-    return Conditioning(
-        prompt_embeds=on_device(given.prompt_embeds, model),
-        negative_prompt_embeds=None if negative is None else on_device(negative, model),
-    )
+    wanted = {name: array for name, array in vars(given).items() if request.guided or "negative" not in name}
+    return Conditioning(**{name: None if array is None else on_device(array, model) for name, array in wanted.items()})
 
 
 def prompt_embeds(conditioning: Conditioning) -> PromptEmbeds:
     """Return the embeddings as they travel."""
-    negative = conditioning.negative_prompt_embeds
-    return PromptEmbeds(
-        prompt_embeds=to_array(conditioning.prompt_embeds),
-        negative_prompt_embeds=None if negative is None else to_array(negative),
-    )
+    embeds = vars(conditioning)
+    return PromptEmbeds(**{name: None if tensor is None else to_array(tensor) for name, tensor in embeds.items()})
 
 
 def on_device(array: Array, model: Model) -> Tensor:

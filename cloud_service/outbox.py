@@ -90,7 +90,7 @@ def tensor_bytes(message: ServerMessage) -> int:
         case Correction():
             tensors = [message.prediction]
         case Opened(prompt_embeds=PromptEmbeds() as embeds):
-            tensors = [embeds.prompt_embeds, embeds.negative_prompt_embeds]
+            tensors = list(embeds)
         case _:
             tensors = []
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -20,7 +20,8 @@ class Request:
 
     Attributes:
         open: The message, every check passed.
-        latents_shape: `[B, C, H, W]` in latent pixels.
+        latents_shape: In the model's layout.
+        guided: Whether classifier-free guidance needs a second, negative row.
         codec: Chosen from those that the client accepts.
         stepper: The scheduler of this generation.
         start_step: First step that the cloud runs.
@@ -37,14 +38,10 @@ class Request:
     refresh: RefreshPolicy
     predictor: Predictor
     companion: Predictor | None
-
-    @property
-    def guided(self) -> bool:
-        """Whether guidance needs a second, negative row."""
-        return self.open.guidance_scale > 1.0
+    guided: bool
 
     def initial_latents(self) -> Tensor:
-        """Return x at the first step, `[B, C, H, W]`, scheduler scaling."""
+        """Return x at the first step, of `latents_shape`, scheduler scaling."""
         match self.open.start:
             case Seed(seed=seed):
                 noise = draw_noise(self.latents_shape, seed)

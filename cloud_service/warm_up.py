@@ -28,6 +28,7 @@ class Served:
     Attributes:
         model: Its methods that compute belong to the device thread; the event loop may read its facts.
         embeds_shape: `[1, L, D]` of an encoded prompt.
+        pooled_embeds_shape: `[1, P]`; None where the family has none.
         step_seconds: One evaluation at the default size.
         memory: Where forward passes live; None where nobody can say what it has.
         batch_cost: What a batch takes of it; None where nobody can say.
@@ -35,6 +36,7 @@ class Served:
 
     model: Model
     embeds_shape: tuple[int, ...]
+    pooled_embeds_shape: tuple[int, ...] | None
     step_seconds: float
     memory: DeviceMemory | None
     batch_cost: BatchCost | None
@@ -71,9 +73,11 @@ def warm_up(model: Model, *, max_batch: int, compile_steps: bool) -> Served:
     step_seconds = _timed(model, evaluation)
     if step_seconds < _CHEAP_SECONDS:
         step_seconds = _timed(model, evaluation)
+    pooled = conditioning.pooled_prompt_embeds
     return Served(
         model=model,
         embeds_shape=tuple(conditioning.prompt_embeds.shape),
+        pooled_embeds_shape=None if pooled is None else tuple(pooled.shape),
         step_seconds=step_seconds,
         memory=memory,
         batch_cost=cost,

@@ -149,7 +149,7 @@ class Model(Protocol):
         """
 
     def decode(self, latents: Tensor) -> NDArray[Any]:
-        """Turn clean latents (scheduler scaling) into uint8 RGB: pictures `[B, H, W, 3]` or videos `[B, F, H, W, 3]`."""
+        """Turn clean latents (scheduler scaling) into uint8 RGB, `[B, H, W, 3]`; videos `[B, F, H, W, 3]`."""
 
     def latents_shape(self, height: int, width: int, num_images: int, num_frames: int = 0) -> tuple[int, ...]:
         """Return the latents' shape in the model's layout; 0 is the model's default.

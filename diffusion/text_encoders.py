@@ -94,9 +94,7 @@ class TextEncoder:
         """The encoder itself."""
         import transformers
 
-        return self._folder.load_part(
-            self._part, getattr(transformers, self._class_name), self._dtype, self._device
-        )
+        return self._folder.load_part(self._part, getattr(transformers, self._class_name), self._dtype, self._device)
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -122,7 +122,5 @@ class Counsel:
 
 
 def latents_shape(request: GenerationRequest, edge: EdgeModel, link: CloudLink) -> tuple[int, ...]:
-    """Return the shape `[B, C, H, W]` of a request's latents."""
-    default = link.description.model
-    height, width = request.height or default.default_height, request.width or default.default_width
-    return edge.model.latents_shape(height, width, request.num_images)
+    """Return the shape of a request's latents."""
+    return edge.model.latents_shape(*request.size(link.description.model))

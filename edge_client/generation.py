@@ -91,9 +91,8 @@ class Generation:
         self._patience = patience
         self._next_link = next_link
         info = edge.model.info if link is None else link.description.model
-        self._height = request.height or info.default_height
-        self._width = request.width or info.default_width
-        self._latents_shape = edge.model.latents_shape(self._height, self._width, request.num_images)
+        self._size = request.size(info)
+        self._latents_shape = edge.model.latents_shape(*self._size)
         self._scheduler = DrivingScheduler(
             request.scheduler,
             json.loads(info.scheduler_config),
@@ -188,8 +187,7 @@ class Generation:
                 self._request,
                 self._plan,
                 shadow=self._edge_plan.shadow,
-                height=self._height,
-                width=self._width,
+                size=self._size,
                 start=state or noise,
                 deadline_seconds=deadline_seconds,
             ),

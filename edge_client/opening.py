@@ -8,7 +8,7 @@ from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import CloudSession
 from edge_client.patience import Patience
 from edge_client.recorder import Recorder
-from edge_client.request import CODEC_OFFERS, GenerationRequest
+from edge_client.request import CODEC_OFFERS, GenerationRequest, Size
 from orchestrator.windows import CREDIT_WINDOW, SHADOW_WINDOW
 from wire.messages import Open, Plan, PromptText, Start
 
@@ -20,8 +20,7 @@ def open_message(
     plan: Plan,
     *,
     shadow: bool,
-    height: int,
-    width: int,
+    size: Size,
     start: Start,
     deadline_seconds: float,
 ) -> Open:
@@ -36,9 +35,10 @@ def open_message(
         plan=plan,
         guidance_scale=request.guidance_scale,
         guidance_rescale=request.guidance_rescale,
-        height=height,
-        width=width,
-        num_images=request.num_images,
+        height=size.height,
+        width=size.width,
+        num_images=size.num_images,
+        num_frames=size.num_frames,
         scheduler=request.scheduler,
         stream_latents=not shadow,
         stream_predictions=shadow,
@@ -51,7 +51,7 @@ def open_message(
 def make_session(
     link: CloudLink, latents_shape: tuple[int, ...], recorder: Recorder, *, patience: Patience
 ) -> CloudSession:
-    """Return a session, not opened yet, for latents `[B, C, H, W]` of `latents_shape`."""
+    """Return a session, not opened yet, for latents of `latents_shape`."""
     return CloudSession(
         link.stub,
         link.metadata,

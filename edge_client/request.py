@@ -6,6 +6,7 @@ import math
 import uuid
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple, Protocol
 
 from diffusion.scheduler_config import SCHEDULERS
 from edge_client.file_content import InputFile
@@ -22,6 +23,26 @@ CODEC_OFFERS: dict[str, tuple[Codec, ...]] = {
 REMOTE_WAIT_SECONDS = 10.0
 
 
+class Size(NamedTuple):
+    """Of a batch: `Model.latents_shape` takes these."""
+
+    height: int
+    width: int
+    num_images: int
+    num_frames: int
+
+
+class Sized(Protocol):
+    """A model that knows its own size: `ModelInfo`, or the same fields from the other end."""
+
+    @property
+    def default_height(self) -> int: ...  # noqa: D102
+    @property
+    def default_width(self) -> int: ...  # noqa: D102
+    @property
+    def default_num_frames(self) -> int: ...  # noqa: D102
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """One generation.
@@ -36,7 +57,8 @@ class GenerationRequest:
         seed: Picture j draws its noise from `seed + j`.
         height: Picture pixels; None for the model's default.
         width: Picture pixels; None for the model's default.
-        num_images: Pictures in one batch.
+        num_images: Pictures, or videos, in one batch.
+        num_frames: Of a video; None for the model's default.
         scheduler: Name of the update rule.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd` or `int8-block`.
@@ -56,6 +78,7 @@ class GenerationRequest:
     height: int | None = None
     width: int | None = None
     num_images: int = 1
+    num_frames: int | None = None
     scheduler: str = "ddim"
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
@@ -76,6 +99,7 @@ class GenerationRequest:
         # The caps of a cloud hold for the edge too: far above them no machine has the memory.
         for name, cap in (
             ("num_images", Limits.max_num_images),
+            ("num_frames", Limits.max_num_frames),
             ("height", Limits.max_height),
             ("width", Limits.max_width),
         ):
@@ -108,6 +132,15 @@ class GenerationRequest:
     def plan(self) -> Plan:
         """The cloud's plan of this mode with these options; for adaptive, the one without a search."""
         return make_plan(self.mode, self.plan_options)
+
+    def size(self, model: Sized) -> Size:
+        """Return the size, in pixels; what was not asked for is `model`'s."""
+        return Size(
+            height=self.height or model.default_height,
+            width=self.width or model.default_width,
+            num_images=self.num_images,
+            num_frames=self.num_frames or model.default_num_frames,
+        )
 
     @property
     def uses_cloud(self) -> bool:

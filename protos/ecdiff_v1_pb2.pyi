@@ -142,7 +142,7 @@ class Tensor(_message.Message):
     scaling: Global___Scaling.ValueType
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """latents and predictions: B, C, H, W; embeddings: B, L, D"""
+        """Latents and predictions: as ModelDescription.layout says; embeddings: B, L, D; pooled ones: B, P."""
 
     def __init__(
         self,
@@ -330,23 +330,35 @@ class PromptEmbeds(_message.Message):
 
     PROMPT_EMBEDS_FIELD_NUMBER: _builtins.int
     NEGATIVE_PROMPT_EMBEDS_FIELD_NUMBER: _builtins.int
+    POOLED_PROMPT_EMBEDS_FIELD_NUMBER: _builtins.int
+    NEGATIVE_POOLED_PROMPT_EMBEDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prompt_embeds(self) -> Global___Tensor:
         """[1, L, D]"""
 
     @_builtins.property
     def negative_prompt_embeds(self) -> Global___Tensor:
-        """[1, L, D]; absent without guidance"""
+        """[1, L, D]; absent without classifier-free guidance"""
+
+    @_builtins.property
+    def pooled_prompt_embeds(self) -> Global___Tensor:
+        """[1, P]; absent where the family has none"""
+
+    @_builtins.property
+    def negative_pooled_prompt_embeds(self) -> Global___Tensor:
+        """[1, P]"""
 
     def __init__(
         self,
         *,
         prompt_embeds: Global___Tensor | None = ...,
         negative_prompt_embeds: Global___Tensor | None = ...,
+        pooled_prompt_embeds: Global___Tensor | None = ...,
+        negative_pooled_prompt_embeds: Global___Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["negative_prompt_embeds", b"negative_prompt_embeds", "prompt_embeds", b"prompt_embeds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["negative_pooled_prompt_embeds", b"negative_pooled_prompt_embeds", "negative_prompt_embeds", b"negative_prompt_embeds", "pooled_prompt_embeds", b"pooled_prompt_embeds", "prompt_embeds", b"prompt_embeds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["negative_prompt_embeds", b"negative_prompt_embeds", "prompt_embeds", b"prompt_embeds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["negative_pooled_prompt_embeds", b"negative_pooled_prompt_embeds", "negative_prompt_embeds", b"negative_prompt_embeds", "pooled_prompt_embeds", b"pooled_prompt_embeds", "prompt_embeds", b"prompt_embeds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,6 +476,7 @@ class Open(_message.Message):
     CODECS_FIELD_NUMBER: _builtins.int
     CREDIT_FIELD_NUMBER: _builtins.int
     DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     request_id: _builtins.str
     model: _builtins.str
@@ -486,6 +499,8 @@ class Open(_message.Message):
     """initial"""
     deadline_seconds: _builtins.float
     """from the arrival of Open; 0: none"""
+    num_frames: _builtins.int
+    """of each video; 0: the model's default, or a model of pictures"""
     @_builtins.property
     def text(self) -> Global___PromptText: ...
     @_builtins.property
@@ -520,10 +535,11 @@ class Open(_message.Message):
         codecs: _abc.Iterable[Global___Codec.ValueType] | None = ...,
         credit: _builtins.int = ...,
         deadline_seconds: _builtins.float = ...,
+        num_frames: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["conditioning", b"conditioning", "embeds", b"embeds", "plan", b"plan", "start", b"start", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "conditioning", b"conditioning", "credit", b"credit", "deadline_seconds", b"deadline_seconds", "embeds", b"embeds", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "model", b"model", "num_images", b"num_images", "plan", b"plan", "protocol_version", b"protocol_version", "request_id", b"request_id", "scheduler", b"scheduler", "start", b"start", "stream_latents", b"stream_latents", "stream_predictions", b"stream_predictions", "text", b"text", "want_prompt_embeds", b"want_prompt_embeds", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "conditioning", b"conditioning", "credit", b"credit", "deadline_seconds", b"deadline_seconds", "embeds", b"embeds", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "model", b"model", "num_frames", b"num_frames", "num_images", b"num_images", "plan", b"plan", "protocol_version", b"protocol_version", "request_id", b"request_id", "scheduler", b"scheduler", "start", b"start", "stream_latents", b"stream_latents", "stream_predictions", b"stream_predictions", "text", b"text", "want_prompt_embeds", b"want_prompt_embeds", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_conditioning: _TypeAlias = _typing.Literal["text", "embeds"]  # noqa: Y015
     _WhichOneofArgType_conditioning: _TypeAlias = _typing.Literal["conditioning", b"conditioning"]  # noqa: Y015
@@ -1033,15 +1049,19 @@ class ModelDescription(_message.Message):
     NUM_PARAMETERS_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    DEFAULT_NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    VAE_TEMPORAL_SCALE_FACTOR_FIELD_NUMBER: _builtins.int
+    GUIDANCE_DISTILLED_FIELD_NUMBER: _builtins.int
+    DEFAULT_GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     fingerprint: _builtins.str
     """of the denoising network's weights and configuration"""
     family: _builtins.str
-    """sd"""
+    """sd, sdxl, cogvideox, sd3, flux or wan"""
     prediction_type: _builtins.str
     latent_channels: _builtins.int
     layout: _builtins.str
-    """BCHW"""
+    """axes of the latents: BCHW; of videos BFCHW or BCFHW"""
     vae_scale_factor: _builtins.int
     vae_scaling_factor: _builtins.float
     vae_shift_factor: _builtins.float
@@ -1054,6 +1074,13 @@ class ModelDescription(_message.Message):
     num_parameters: _builtins.int
     dtype: _builtins.str
     device: _builtins.str
+    default_num_frames: _builtins.int
+    """0: a model of pictures"""
+    vae_temporal_scale_factor: _builtins.int
+    """frames per latent frame after the first; 0: a model of pictures"""
+    guidance_distilled: _builtins.bool
+    """takes no negative prompt"""
+    default_guidance_scale: _builtins.float
     def __init__(
         self,
         *,
@@ -1075,10 +1102,14 @@ class ModelDescription(_message.Message):
         num_parameters: _builtins.int = ...,
         dtype: _builtins.str = ...,
         device: _builtins.str = ...,
+        default_num_frames: _builtins.int = ...,
+        vae_temporal_scale_factor: _builtins.int = ...,
+        guidance_distilled: _builtins.bool = ...,
+        default_guidance_scale: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_height", b"default_height", "default_width", b"default_width", "device", b"device", "dtype", b"dtype", "family", b"family", "fingerprint", b"fingerprint", "latent_channels", b"latent_channels", "layout", b"layout", "name", b"name", "num_parameters", b"num_parameters", "prediction_type", b"prediction_type", "scheduler_class", b"scheduler_class", "scheduler_config", b"scheduler_config", "text_encoder_fingerprint", b"text_encoder_fingerprint", "vae_fingerprint", b"vae_fingerprint", "vae_scale_factor", b"vae_scale_factor", "vae_scaling_factor", b"vae_scaling_factor", "vae_shift_factor", b"vae_shift_factor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_guidance_scale", b"default_guidance_scale", "default_height", b"default_height", "default_num_frames", b"default_num_frames", "default_width", b"default_width", "device", b"device", "dtype", b"dtype", "family", b"family", "fingerprint", b"fingerprint", "guidance_distilled", b"guidance_distilled", "latent_channels", b"latent_channels", "layout", b"layout", "name", b"name", "num_parameters", b"num_parameters", "prediction_type", b"prediction_type", "scheduler_class", b"scheduler_class", "scheduler_config", b"scheduler_config", "text_encoder_fingerprint", b"text_encoder_fingerprint", "vae_fingerprint", b"vae_fingerprint", "vae_scale_factor", b"vae_scale_factor", "vae_scaling_factor", b"vae_scaling_factor", "vae_shift_factor", b"vae_shift_factor", "vae_temporal_scale_factor", b"vae_temporal_scale_factor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1095,6 +1126,7 @@ class Limits(_message.Message):
     MAX_PROMPT_CHARS_FIELD_NUMBER: _builtins.int
     MAX_TENSOR_BYTES_FIELD_NUMBER: _builtins.int
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
+    MAX_NUM_FRAMES_FIELD_NUMBER: _builtins.int
     max_num_inference_steps: _builtins.int
     max_height: _builtins.int
     max_width: _builtins.int
@@ -1102,6 +1134,7 @@ class Limits(_message.Message):
     max_prompt_chars: _builtins.int
     max_tensor_bytes: _builtins.int
     max_sessions: _builtins.int
+    max_num_frames: _builtins.int
     def __init__(
         self,
         *,
@@ -1112,10 +1145,11 @@ class Limits(_message.Message):
         max_prompt_chars: _builtins.int = ...,
         max_tensor_bytes: _builtins.int = ...,
         max_sessions: _builtins.int = ...,
+        max_num_frames: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_height", b"max_height", "max_num_images", b"max_num_images", "max_num_inference_steps", b"max_num_inference_steps", "max_prompt_chars", b"max_prompt_chars", "max_sessions", b"max_sessions", "max_tensor_bytes", b"max_tensor_bytes", "max_width", b"max_width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_height", b"max_height", "max_num_frames", b"max_num_frames", "max_num_images", b"max_num_images", "max_num_inference_steps", b"max_num_inference_steps", "max_prompt_chars", b"max_prompt_chars", "max_sessions", b"max_sessions", "max_tensor_bytes", b"max_tensor_bytes", "max_width", b"max_width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

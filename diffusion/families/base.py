@@ -303,7 +303,6 @@ class FamilyModel(ABC):
         )
 
 
-
 def _joined(fingerprints: Sequence[str]) -> str:
     """Return one fingerprint for several parts; the only one as it is."""
     if len(fingerprints) == 1:

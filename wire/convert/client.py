@@ -53,6 +53,7 @@ class OpenHeader:
         height: Picture pixels, 0 for the model's default.
         width: Picture pixels, 0 for the model's default.
         num_images: At least 1.
+        num_frames: Of each video, 0 for the model's default.
         prompt_chars: Length of the longer one of prompt and negative prompt, 0 with embeddings.
         codecs: Accepted by the client, best first.
     """
@@ -64,6 +65,7 @@ class OpenHeader:
     height: int
     width: int
     num_images: int
+    num_frames: int
     prompt_chars: int
     codecs: tuple[Codec, ...]
 
@@ -113,6 +115,7 @@ def decode_open_header(message: pb.ClientMessage) -> OpenHeader:
         height=checks.count(opening.height, "height", high=checks.MAX_DIM),
         width=checks.count(opening.width, "width", high=checks.MAX_DIM),
         num_images=checks.count(opening.num_images, "num_images", low=1, high=checks.MAX_DIM),
+        num_frames=checks.count(opening.num_frames, "num_frames", high=checks.MAX_DIM),
         prompt_chars=max(len(opening.text.prompt), len(opening.text.negative_prompt)),
         codecs=checks.known_members(Codec, opening.codecs, "codecs"),
     )
@@ -159,6 +162,7 @@ def _encode_open(message: Open, writer: TensorWriter) -> pb.Open:
         height=message.height,
         width=message.width,
         num_images=message.num_images,
+        num_frames=message.num_frames,
         scheduler=message.scheduler,
         start=_encode_start(message.start, writer),
         plan=pb.Plan(**vars(message.plan)),
@@ -206,6 +210,7 @@ def _decode_open(message: pb.ClientMessage, reader: TensorReader) -> Open:
         height=header.height,
         width=header.width,
         num_images=header.num_images,
+        num_frames=header.num_frames,
         scheduler=header.scheduler,
         start=_decode_start(opening, plan, reader),
         plan=plan,

@@ -55,6 +55,7 @@ def _decode(message: pb.DescribeResponse) -> Description:
             max_prompt_chars=limits.max_prompt_chars,
             max_tensor_bytes=limits.max_tensor_bytes,
             max_sessions=limits.max_sessions,
+            max_num_frames=limits.max_num_frames,
         ),
         load=Load(
             sessions=load.sessions,

@@ -11,6 +11,8 @@ from wire.errors import InvalidRequest, InvalidTensor
 from wire.messages import Array, Codec, DType, ModelDescription, Plan, PromptEmbeds, Scaling, State
 from wire.tensors import CodecObserver, TensorSpec, decode_tensor, encode_tensor
 
+LAYOUTS = ("BCHW", "BFCHW", "BCFHW")
+"""Orders of the latents' axes: batch, frame, channel, height, width."""
 MAX_STATE_TENSORS = 8
 MAX_STATE_KEY_CHARS = 64
 
@@ -23,6 +25,7 @@ class ClientSpecs:
         latents: In State and Correct, scheduler scaling.
         noise: In Start.
         embeds: In Open, rank 3.
+        pooled_embeds: In Open, rank 2.
         prediction: No client message carries one yet.
         num_inference_steps: Of the session's plan, once known; bounds every step index.
     """
@@ -30,6 +33,7 @@ class ClientSpecs:
     latents: TensorSpec | None = None
     noise: TensorSpec | None = None
     embeds: TensorSpec | None = None
+    pooled_embeds: TensorSpec | None = None
     prediction: TensorSpec | None = None
     num_inference_steps: int = checks.MAX_STEPS
 
@@ -45,6 +49,7 @@ class ServerSpecs:
         latents: In Step, HandedOff and Finished, scheduler scaling.
         noise: No server message carries any.
         embeds: In Opened, rank 3.
+        pooled_embeds: In Opened, rank 2.
         prediction: In Step and Correction.
         num_inference_steps: Of the plan; bounds every step index.
     """
@@ -52,6 +57,7 @@ class ServerSpecs:
     latents: TensorSpec | None = None
     noise: TensorSpec | None = None
     embeds: TensorSpec | None = None
+    pooled_embeds: TensorSpec | None = None
     prediction: TensorSpec | None = None
     num_inference_steps: int = checks.MAX_STEPS
 
@@ -64,6 +70,7 @@ def _check_scalings(specs: ClientSpecs | ServerSpecs) -> None:
         ("latents", Scaling.SCHEDULER),
         ("noise", Scaling.UNIT_NOISE),
         ("embeds", Scaling.EMBEDDING),
+        ("pooled_embeds", Scaling.EMBEDDING),
         ("prediction", Scaling.PREDICTION),
     ):
         spec: TensorSpec | None = getattr(specs, name)
@@ -114,7 +121,7 @@ class TensorReader:
 
     def embeds(self, message: pb.Tensor, name: str) -> Array:
         """Decode embeddings."""
-        return self._decode(message, self.specs.embeds, name)
+        return self._decode(message, self.specs.pooled_embeds if "pooled" in name else self.specs.embeds, name)
 
     def _decode(self, message: pb.Tensor, spec: TensorSpec | None, name: str) -> Array:
         if spec is None:
@@ -124,25 +131,30 @@ class TensorReader:
 
 def encode_embeds(embeds: PromptEmbeds, writer: TensorWriter) -> pb.PromptEmbeds:
     """Encode embeddings, always bit for bit."""
-    message = pb.PromptEmbeds(prompt_embeds=writer.exact(embeds.prompt_embeds, Scaling.EMBEDDING))
-    if embeds.negative_prompt_embeds is not None:
-        negative = writer.exact(embeds.negative_prompt_embeds, Scaling.EMBEDDING)
-        message.negative_prompt_embeds.CopyFrom(negative)
-    return message
+    return pb.PromptEmbeds(
+        **{name: writer.exact(array, Scaling.EMBEDDING) for name, array in vars(embeds).items() if array is not None}
+    )
 
 
 def decode_embeds(message: pb.PromptEmbeds, reader: TensorReader) -> PromptEmbeds:
-    """Decode embeddings; the negative ones must have the shape and dtype of the others."""
-    checks.require(message.HasField("prompt_embeds"), "embeddings without prompt_embeds")
-    if not message.HasField("negative_prompt_embeds"):
-        return PromptEmbeds(prompt_embeds=reader.embeds(message.prompt_embeds, "prompt_embeds"))
-    positive, negative = message.prompt_embeds, message.negative_prompt_embeds
+    """Decode embeddings; each negative one must have the shape and dtype of its other."""
+    given = {field.name for field, _ in message.ListFields()}
+    checks.require("prompt_embeds" in given, "embeddings without prompt_embeds")
+    if "negative_prompt_embeds" in given:
+        _check_alike(message.prompt_embeds, message.negative_prompt_embeds, "prompt_embeds")
+    pooled = given & {"pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
+    if pooled:
+        checks.require(
+            len(pooled) == len(given) - len(pooled), f"embeddings of {', '.join(sorted(given))} are not a whole prompt"
+        )
+    if "negative_pooled_prompt_embeds" in given:
+        _check_alike(message.pooled_prompt_embeds, message.negative_pooled_prompt_embeds, "pooled_prompt_embeds")
+    return PromptEmbeds(**{name: reader.embeds(getattr(message, name), name) for name in sorted(given)})
+
+
+def _check_alike(positive: pb.Tensor, negative: pb.Tensor, name: str) -> None:
     if positive.shape != negative.shape or positive.dtype != negative.dtype:
-        raise InvalidTensor("prompt_embeds and negative_prompt_embeds must have the same shape and dtype")
-    return PromptEmbeds(
-        prompt_embeds=reader.embeds(positive, "prompt_embeds"),
-        negative_prompt_embeds=reader.embeds(negative, "negative_prompt_embeds"),
-    )
+        raise InvalidTensor(f"{name} and negative_{name} must have the same shape and dtype")
 
 
 def encode_state(state: State, writer: TensorWriter) -> pb.State:
@@ -211,7 +223,7 @@ def decode_model(message: pb.ModelDescription) -> ModelDescription:
         family=name(message.family, "the model's family"),
         prediction_type=name(message.prediction_type, "the model's prediction_type"),
         latent_channels=checks.count(message.latent_channels, "latent_channels", low=1, high=dim),
-        layout=name(message.layout, "the model's layout"),
+        layout=_layout(message.layout),
         vae_scale_factor=checks.count(message.vae_scale_factor, "vae_scale_factor", low=1, high=dim),
         vae_scaling_factor=checks.number(message.vae_scaling_factor, "vae_scaling_factor"),
         vae_shift_factor=checks.number(message.vae_shift_factor, "vae_shift_factor"),
@@ -224,4 +236,15 @@ def decode_model(message: pb.ModelDescription) -> ModelDescription:
         num_parameters=checks.count(message.num_parameters, "num_parameters"),
         dtype=name(message.dtype, "the model's dtype"),
         device=name(message.device, "the model's device"),
+        default_num_frames=checks.count(message.default_num_frames, "default_num_frames", high=dim),
+        vae_temporal_scale_factor=checks.count(
+            message.vae_temporal_scale_factor, "vae_temporal_scale_factor", high=dim
+        ),
+        guidance_distilled=message.guidance_distilled,
+        default_guidance_scale=checks.number(message.default_guidance_scale, "default_guidance_scale", low=0),
     )
+
+
+def _layout(given: str) -> str:
+    checks.require(given in LAYOUTS, f"the model's layout {given[:20]!r} is not one of {', '.join(LAYOUTS)}")
+    return given

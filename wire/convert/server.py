@@ -153,7 +153,11 @@ def _decode_opened(message: pb.Opened, reader: TensorReader) -> Opened:
         len(message.sigmas) == num_steps + 1,
         f"{num_steps} timesteps need {num_steps + 1} sigmas, not {len(message.sigmas)}",
     )
-    checks.require(len(message.latents_shape) == 4, f"latents_shape has {len(message.latents_shape)} dimensions, not 4")
+    num_axes = len(message.model.layout)
+    checks.require(
+        len(message.latents_shape) == num_axes,
+        f"latents_shape has {len(message.latents_shape)} dimensions, not {num_axes}",
+    )
     return Opened(
         protocol_version=message.protocol_version,
         session_id=checks.text(message.session_id, "session_id", min_chars=1, max_chars=checks.MAX_ID_CHARS),

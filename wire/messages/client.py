@@ -26,6 +26,7 @@ class Open:
     height: int = 0
     width: int = 0
     num_images: int = 1
+    num_frames: int = 0
     scheduler: str = "ddim"
     stream_latents: bool = True
     stream_predictions: bool = False

@@ -35,6 +35,10 @@ class ModelDescription:
     num_parameters: int
     dtype: str
     device: str
+    default_num_frames: int = 0
+    vae_temporal_scale_factor: int = 0
+    guidance_distilled: bool = False
+    default_guidance_scale: float = 7.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class Limits:
     max_prompt_chars: int = 2000
     max_tensor_bytes: int = 64 * 2**20
     max_sessions: int = 16
+    max_num_frames: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)

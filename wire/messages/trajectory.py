@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from wire.messages.tensors import Array
@@ -18,10 +18,19 @@ class PromptText:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptEmbeds:
-    """The prompt as embeddings `[1, L, D]`; the negative ones are absent without guidance."""
+    """The prompt as embeddings `[1, L, D]` and, where the family has them, pooled ones `[1, P]`.
+
+    The negative ones are absent without classifier-free guidance.
+    """
 
     prompt_embeds: Array
     negative_prompt_embeds: Array | None = None
+    pooled_prompt_embeds: Array | None = None
+    negative_pooled_prompt_embeds: Array | None = None
+
+    def __iter__(self) -> Iterator[Array]:
+        """Every tensor that is there."""
+        return (each for each in vars(self).values() if each is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
