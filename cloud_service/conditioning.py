@@ -15,14 +15,14 @@ def make_conditioning(request: Request, model: Model) -> Conditioning:
     given = request.open.conditioning
     if isinstance(given, PromptText):
         return model.encode_prompt(given.prompt, given.negative_prompt, guided=request.guided)
-    wanted = {name: array for name, array in vars(given).items() if request.guided or "negative" not in name}
-    return Conditioning(**{name: None if array is None else on_device(array, model) for name, array in wanted.items()})
+    wanted = (name for name in vars(given) if request.guided or "negative" not in name)
+    arrays = ((name, getattr(given, name)) for name in wanted)
+    return Conditioning(**{name: on_device(array, model) for name, array in arrays if array is not None})
 
 
 def prompt_embeds(conditioning: Conditioning) -> PromptEmbeds:
     """Return the embeddings as they travel."""
-    embeds = vars(conditioning)
-    return PromptEmbeds(**{name: None if tensor is None else to_array(tensor) for name, tensor in embeds.items()})
+    return PromptEmbeds(**{name: to_array(tensor) for name, tensor in vars(conditioning).items() if tensor is not None})
 
 
 def on_device(array: Array, model: Model) -> Tensor:

@@ -86,4 +86,5 @@ class Vae:
 def to_pixels(pictures: Tensor) -> NDArray[Any]:
     """Turn pictures `[..., 3, H, W]`, -1..1, into uint8 RGB `[..., H, W, 3]`."""
     pixels = (pictures / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return pixels.movedim(-3, -1).cpu().numpy()  # type: ignore[no-any-return]
+    array: NDArray[Any] = pixels.movedim(-3, -1).cpu().numpy()
+    return array

@@ -118,6 +118,7 @@ PICTURE_OPTIONS = (
     click.option("--seed", type=int, default=0, show_default=True, help="Picture j of a batch uses seed + j."),
     click.option("--height", type=int, help="Picture height in pixels.  [default: the model's]"),
     click.option("--width", type=int, help="Picture width in pixels.  [default: the model's]"),
+    click.option("--num-frames", type=int, help="Frames of a video.  [default: the model's]"),
     click.option(
         "--latents-codec",
         type=click.Choice(["raw", "zstd", "int8-block"]),

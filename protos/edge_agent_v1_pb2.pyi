@@ -179,6 +179,7 @@ class GenerateRequest(_message.Message):
     PLAN_FILE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WANT_LATENTS_FIELD_NUMBER: _builtins.int
+    NUM_FRAMES_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     mode: _builtins.str
     guidance_scale: _builtins.float
@@ -194,6 +195,7 @@ class GenerateRequest(_message.Message):
     request_id: _builtins.str
     want_latents: _builtins.bool
     """in Done"""
+    num_frames: _builtins.int
     @_builtins.property
     def plan_options(self) -> Global___GenerateRequest.PlanOptions: ...
     @_builtins.property
@@ -223,10 +225,11 @@ class GenerateRequest(_message.Message):
         plan_file: Global___File | None = ...,
         request_id: _builtins.str | None = ...,
         want_latents: _builtins.bool = ...,
+        num_frames: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_rescale: _TypeAlias = _typing.Literal["guidance_rescale"]  # noqa: Y015
     _WhichOneofArgType__guidance_rescale: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale"]  # noqa: Y015
@@ -240,6 +243,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__mode: _TypeAlias = _typing.Literal["_mode", b"_mode"]  # noqa: Y015
     _WhichOneofReturnType__negative_prompt: _TypeAlias = _typing.Literal["negative_prompt"]  # noqa: Y015
     _WhichOneofArgType__negative_prompt: _TypeAlias = _typing.Literal["_negative_prompt", b"_negative_prompt"]  # noqa: Y015
+    _WhichOneofReturnType__num_frames: _TypeAlias = _typing.Literal["num_frames"]  # noqa: Y015
+    _WhichOneofArgType__num_frames: _TypeAlias = _typing.Literal["_num_frames", b"_num_frames"]  # noqa: Y015
     _WhichOneofReturnType__num_images: _TypeAlias = _typing.Literal["num_images"]  # noqa: Y015
     _WhichOneofArgType__num_images: _TypeAlias = _typing.Literal["_num_images", b"_num_images"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
@@ -262,6 +267,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mode) -> _WhichOneofReturnType__mode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__negative_prompt) -> _WhichOneofReturnType__negative_prompt | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_frames) -> _WhichOneofReturnType__num_frames | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_images) -> _WhichOneofReturnType__num_images | None: ...
     @_typing.overload

@@ -212,8 +212,7 @@ async def _stream(address: str, link_name: str, size: Size, *, with_credits: boo
             request,
             request.plan,
             shadow=False,
-            height=description.model.default_height,
-            width=description.model.default_width,
+            size=request.size(description.model),
             start=Seed(seed=0),
             deadline_seconds=0.0,
         )

@@ -64,9 +64,9 @@ class Metered:
         """See `Model`."""
         return self._model.decode(latents)
 
-    def latents_shape(self, height: int, width: int, num_images: int) -> tuple[int, int, int, int]:
+    def latents_shape(self, height: int, width: int, num_images: int, num_frames: int = 0) -> tuple[int, ...]:
         """See `Model`."""
-        return self._model.latents_shape(height, width, num_images)
+        return self._model.latents_shape(height, width, num_images, num_frames)
 
 
 ROWS = ("latents", "denoised", "cloud_calls", "edge_steps", "handoff_steps")

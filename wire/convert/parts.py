@@ -129,6 +129,16 @@ class TensorReader:
         return decode_tensor(message, spec, name=name, observe=self.observe)
 
 
+_SEQUENCES = frozenset({"prompt_embeds", "negative_prompt_embeds"})
+_POOLED = frozenset({"pooled_prompt_embeds", "negative_pooled_prompt_embeds"})
+_WHOLE_PROMPTS = (
+    {"prompt_embeds"},
+    _SEQUENCES,
+    {"prompt_embeds", "pooled_prompt_embeds"},
+    _SEQUENCES | _POOLED,
+)
+
+
 def encode_embeds(embeds: PromptEmbeds, writer: TensorWriter) -> pb.PromptEmbeds:
     """Encode embeddings, always bit for bit."""
     return pb.PromptEmbeds(
@@ -140,15 +150,10 @@ def decode_embeds(message: pb.PromptEmbeds, reader: TensorReader) -> PromptEmbed
     """Decode embeddings; each negative one must have the shape and dtype of its other."""
     given = {field.name for field, _ in message.ListFields()}
     checks.require("prompt_embeds" in given, "embeddings without prompt_embeds")
-    if "negative_prompt_embeds" in given:
-        _check_alike(message.prompt_embeds, message.negative_prompt_embeds, "prompt_embeds")
-    pooled = given & {"pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
-    if pooled:
-        checks.require(
-            len(pooled) == len(given) - len(pooled), f"embeddings of {', '.join(sorted(given))} are not a whole prompt"
-        )
-    if "negative_pooled_prompt_embeds" in given:
-        _check_alike(message.pooled_prompt_embeds, message.negative_pooled_prompt_embeds, "pooled_prompt_embeds")
+    checks.require(given in _WHOLE_PROMPTS, f"{', '.join(sorted(given))} are not a whole prompt")
+    for name in ("prompt_embeds", "pooled_prompt_embeds"):
+        if f"negative_{name}" in given:
+            _check_alike(getattr(message, name), getattr(message, f"negative_{name}"), name)
     return PromptEmbeds(**{name: reader.embeds(getattr(message, name), name) for name in sorted(given)})
 
 

@@ -150,6 +150,7 @@ FULL = GenerationRequest(
     height=64,
     width=72,
     num_images=3,
+    num_frames=9,
     scheduler="unipc",
     initial_latents=FileContent(path="a/n.npy", content=b"1"),
     latents_codec="raw",

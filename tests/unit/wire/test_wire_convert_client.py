@@ -63,7 +63,7 @@ def test_every_tensor_is_observed():
     message = dataclasses.replace(OPEN, conditioning=EMBEDS, start=STATE)
     sent = encode_client(message, codec=Codec.ZSTD, observe=events.append)
     decode(sent, observe=events.append)
-    scalings = [Scaling.EMBEDDING] * 2 + [Scaling.SCHEDULER] * 2
+    scalings = [Scaling.EMBEDDING] * 4 + [Scaling.SCHEDULER] * 2
     for operation in ("encode", "decode"):
         seen = [event.scaling for event in events if event.operation == operation]
         assert sorted(seen, key=lambda scaling: -scaling.value) == scalings

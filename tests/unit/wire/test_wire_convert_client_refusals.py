@@ -173,6 +173,15 @@ def test_both_embeddings_have_one_shape_and_dtype():
             decode(encoded(dataclasses.replace(OPEN, conditioning=embeds)))
     message = encoded(dataclasses.replace(OPEN, conditioning=PromptEmbeds(prompt_embeds=positive)))
     assert decode(message).conditioning.negative_prompt_embeds is None
+    pooled = gaussian(shape=(1, 8))
+    for halves, problem in (
+        ({"pooled_prompt_embeds": pooled, "negative_pooled_prompt_embeds": pooled}, "not a whole prompt"),
+        ({"negative_prompt_embeds": positive, "pooled_prompt_embeds": pooled}, "not a whole prompt"),
+        ({"negative_pooled_prompt_embeds": pooled}, "not a whole prompt"),
+    ):
+        embeds = PromptEmbeds(prompt_embeds=positive, **halves)
+        with pytest.raises(InvalidRequest, match=problem):
+            decode(encoded(dataclasses.replace(OPEN, conditioning=embeds)))
     message.open.embeds.ClearField("prompt_embeds")
     with pytest.raises(InvalidRequest, match="embeddings without prompt_embeds"):
         decode(message)

@@ -61,10 +61,12 @@ def spec(scaling=Scaling.SCHEDULER, **changes):
 
 
 EMBEDS_SPEC = spec(Scaling.EMBEDDING, shape=(1, None, 16), rank=3, max_bytes=77 * 16 * 4, codecs=LOSSLESS_CODECS)
+POOLED_EMBEDS_SPEC = spec(Scaling.EMBEDDING, shape=(1, 8), rank=2, max_bytes=8 * 4, codecs=LOSSLESS_CODECS)
 TENSOR_SPECS = {
     "latents": spec(),
     "noise": spec(Scaling.UNIT_NOISE, codecs=LOSSLESS_CODECS),
     "embeds": EMBEDS_SPEC,
+    "pooled_embeds": POOLED_EMBEDS_SPEC,
     "prediction": spec(Scaling.PREDICTION),
 }
 CLIENT_SPECS = ClientSpecs(**TENSOR_SPECS)
@@ -102,6 +104,10 @@ MODEL = ModelDescription(
     num_parameters=3_000_000_000_000,
     dtype="float32",
     device="cpu",
+    default_num_frames=9,
+    vae_temporal_scale_factor=4,
+    guidance_distilled=True,
+    default_guidance_scale=3.5,
 )
 DESCRIPTION = Description(
     model=MODEL,
@@ -113,7 +119,10 @@ DESCRIPTION = Description(
     version="0.1.0",
 )
 EMBEDS = PromptEmbeds(
-    prompt_embeds=gaussian(shape=(1, 5, 16), seed=1), negative_prompt_embeds=gaussian(shape=(1, 5, 16), seed=2)
+    prompt_embeds=gaussian(shape=(1, 5, 16), seed=1),
+    negative_prompt_embeds=gaussian(shape=(1, 5, 16), seed=2),
+    pooled_prompt_embeds=gaussian(shape=(1, 8), seed=3),
+    negative_pooled_prompt_embeds=gaussian(shape=(1, 8), seed=4),
 )
 STATE = State(step_index=37, latents=gaussian(), scheduler_state={"model_outputs_0": gaussian(seed=3)})
 OPEN = Open(
@@ -127,6 +136,7 @@ OPEN = Open(
     height=64,
     width=128,
     num_images=3,
+    num_frames=9,
     stream_latents=False,
     stream_predictions=True,
     want_prompt_embeds=True,
