@@ -22,12 +22,12 @@ with atheris.instrument_imports(include=["wire"]):
 
     from protos import ecdiff_v1_pb2 as pb
     from tests.unit.wire.wire_samples import (
-        CLIENT_MESSAGES,
+        CLIENT_BYTES,
         CLIENT_SPECS,
-        DESCRIPTION,
-        SERVER_MESSAGES,
+        DESCRIPTION_BYTES,
+        SERVER_BYTES,
         SERVER_SPECS,
-        gaussian,
+        TENSORS,
         spec,
     )
     from wire.convert import (
@@ -35,14 +35,10 @@ with atheris.instrument_imports(include=["wire"]):
         decode_description,
         decode_open_header,
         decode_server,
-        encode_client,
-        encode_description,
-        encode_server,
     )
     from wire.errors import EcdiffError
     from wire.framing import Assembler
-    from wire.messages import Codec, DType, Scaling
-    from wire.tensors import decode_tensor, encode_tensor
+    from wire.tensors import decode_tensor
 
 CORPUS = Path("out/fuzz")
 MAX_PIECES = 64
@@ -108,19 +104,14 @@ def one_input(data: bytes) -> None:
 
 def seeds() -> list[bytes]:
     """Return real messages, each behind its target's byte."""
-    client_bytes = [encode_client(each, codec=codec).SerializeToString() for each in CLIENT_MESSAGES for codec in Codec]
     samples = {
-        client: client_bytes,
-        server: [encode_server(each, codec=codec).SerializeToString() for each in SERVER_MESSAGES for codec in Codec],
-        description: [encode_description(DESCRIPTION).SerializeToString()],
-        tensor: [
-            encode_tensor(gaussian(dtype), codec=codec, scaling=Scaling.SCHEDULER).SerializeToString()
-            for dtype in DType
-            for codec in Codec
-        ],
+        client: CLIENT_BYTES,
+        server: SERVER_BYTES,
+        description: DESCRIPTION_BYTES,
+        tensor: [each.SerializeToString() for each in TENSORS],
         stream: [
             bytes([half, len(each)]) + each[:half] + bytes([len(each) - half, len(each)]) + each[half:]
-            for each in client_bytes
+            for each in CLIENT_BYTES
             if len(each) < 256
             for half in [len(each) // 2]
         ],

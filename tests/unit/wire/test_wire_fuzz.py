@@ -5,13 +5,13 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_samples import (
-    CLIENT_MESSAGES,
+    CLIENT_BYTES,
     CLIENT_SPECS,
-    DESCRIPTION,
-    SERVER_MESSAGES,
+    DESCRIPTION_BYTES,
+    SERVER_BYTES,
     SERVER_SPECS,
     SHAPE,
-    gaussian,
+    TENSORS,
     spec,
 )
 
@@ -21,23 +21,10 @@ from wire.convert import (
     decode_description,
     decode_open_header,
     decode_server,
-    encode_client,
-    encode_description,
-    encode_server,
 )
 from wire.errors import EcdiffError
 from wire.framing import Assembler
-from wire.messages import Codec, DType, Scaling
-from wire.tensors import decode_tensor, encode_tensor
-
-CLIENT_BYTES = [
-    encode_client(message, codec=codec).SerializeToString() for message in CLIENT_MESSAGES for codec in Codec
-]
-SERVER_BYTES = [
-    encode_server(message, codec=codec).SerializeToString() for message in SERVER_MESSAGES for codec in Codec
-]
-DESCRIPTION_BYTES = [encode_description(DESCRIPTION).SerializeToString()]
-TENSORS = [encode_tensor(gaussian(dtype), codec=codec, scaling=Scaling.SCHEDULER) for dtype in DType for codec in Codec]
+from wire.tensors import decode_tensor
 
 SHORT = settings(max_examples=150, deadline=None, database=None)
 LONG = settings(max_examples=20_000, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from wire.codecs import LOSSLESS_CODECS
-from wire.convert import ClientSpecs, ServerSpecs
+from wire.convert import ClientSpecs, ServerSpecs, encode_client, encode_description, encode_server
 from wire.messages import (
     Close,
     Codec,
@@ -40,7 +40,7 @@ from wire.messages import (
     Step,
     Totals,
 )
-from wire.tensors import TensorSpec, numpy_dtype
+from wire.tensors import TensorSpec, encode_tensor, numpy_dtype
 
 SHAPE = (1, 4, 8, 8)
 
@@ -202,3 +202,14 @@ def plain(message: Any) -> Any:
     if isinstance(message, Mapping):
         return {key: plain(value) for key, value in message.items()}
     return message
+
+
+# The same as bytes, in every codec: what the fuzz tests damage.
+CLIENT_BYTES = [
+    encode_client(message, codec=codec).SerializeToString() for message in CLIENT_MESSAGES for codec in Codec
+]
+SERVER_BYTES = [
+    encode_server(message, codec=codec).SerializeToString() for message in SERVER_MESSAGES for codec in Codec
+]
+DESCRIPTION_BYTES = [encode_description(DESCRIPTION).SerializeToString()]
+TENSORS = [encode_tensor(gaussian(dtype), codec=codec, scaling=Scaling.SCHEDULER) for dtype in DType for codec in Codec]
