@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.intervals import quantile_interval, ratio_interval
-from bench.machine import RESULTS, facts, write_results
+from bench.machine import RESULTS, machine_line, write_results
 from edge_client.agent.config import AGENT_CHANNEL_OPTIONS
 from models import read_prompts
 from orchestrator.plan import MODES
@@ -146,8 +146,7 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def _print(results: dict[str, Any]) -> None:
-    machine = facts()
-    title = f"warm agent; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+    title = f"warm agent; {machine_line()}"
     starts = Table(title=title, title_justify="left")
     for name in ("mode", "request to first step, ms (p50)", "95 % interval", "most", "bar"):
         starts.add_column(name, justify="left" if name == "mode" else "right")

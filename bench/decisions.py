@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.machine import RESULTS, facts, write_results
+from bench.machine import RESULTS, facts, machine_line, write_results
 from diffusion.loading import load_model
 from diffusion.measures import MEASURES, make_measure
 from diffusion.predictors import COMPANIONS, PREDICTORS, make_predictor
@@ -229,10 +229,9 @@ def _seconds(call: Callable[..., object], *arguments: object) -> float:
 
 
 def _print(cloud_step_seconds: float, timings: list[Timing]) -> None:
-    machine = facts()
     title = (
         f"A cloud step, batch 1, {torch.get_num_threads()} thread(s): {1e3 * cloud_step_seconds:.1f} ms; "
-        f"{machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+        f"{machine_line()}"
     )
     table = Table(title=title, title_justify="left")
     for column in ("what", "name"):

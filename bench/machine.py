@@ -36,6 +36,12 @@ def facts() -> dict[str, Any]:
     }
 
 
+def machine_line() -> str:
+    """Return the machine and the date in words, as tables and plots carry them."""
+    machine = facts()
+    return f"{machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+
+
 def write_results(name: str, results: dict[str, Any], folder: Path = RESULTS) -> Path:
     """Write `results` with the machine beside them; return the path."""
     folder.mkdir(parents=True, exist_ok=True)

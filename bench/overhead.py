@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import RESULTS, facts, write_results
+from bench.machine import RESULTS, machine_line, write_results
 from diffusion.loading import load_model
 from diffusion.model import Model
 from edge_client import EdgeClient
@@ -141,8 +141,7 @@ def _help_seconds() -> float:
 
 
 def _print(results: dict[str, Any]) -> None:
-    machine = facts()
-    where = f"{machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+    where = machine_line()
     title = f"service path over loopback gRPC / one process; {where}"
     table = Table(title=title, title_justify="left")
     for name in (
@@ -187,8 +186,7 @@ def _plot(results: dict[str, Any], path: Path) -> None:
         axis.set_title(f"{mode}: ratio {found['ratio']:.3f}")
         axis.set_ylabel("prompt to picture, s")
         axis.set_ylim(bottom=0)
-    machine = facts()
-    figure.suptitle(f"Service overhead ({machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']})", fontsize=10)
+    figure.suptitle(f"Service overhead ({machine_line()})", fontsize=10)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.intervals import ratio_interval
-from bench.machine import RESULTS, facts, write_results
+from bench.machine import RESULTS, machine_line, write_results
 from edge_client import EdgeClient
 from edge_client.local_cloud import LocalCloud
 from models import read_prompts
@@ -133,8 +133,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _print(results: dict[str, Any]) -> None:
-    machine = facts()
-    table = Table(title=f"{machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}", title_justify="left")
+    table = Table(title=machine_line(), title_justify="left")
     table.add_column("what a scrape costs")
     table.add_column("", justify="right")
     low, high = results["step_ratio_interval"]

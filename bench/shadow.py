@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.intervals import ratio_interval
-from bench.machine import RESULTS, facts, write_results
+from bench.machine import RESULTS, machine_line, write_results
 from edge_client import EdgeClient
 from edge_client.local_cloud import LocalCloud
 from models import read_prompts
@@ -113,8 +113,7 @@ def _summary(runs: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
 
 
 def _print(results: dict[str, Any]) -> None:
-    machine = facts()
-    title = f"with the shadow / without it; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+    title = f"with the shadow / without it; {machine_line()}"
     table = Table(title=title, title_justify="left")
     for name in ("placement", "measure", "with ms", "without ms", "ratio", "95 % interval"):
         table.add_column(name, justify="left" if name in ("placement", "measure") else "right")

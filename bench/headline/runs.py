@@ -13,21 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cloud import cloud_service
 from bench.network import network_process
 from edge_client import EdgeClient
-from edge_client.cloud_link import CloudLink
-from edge_client.local_cloud import LocalCloud
 from edge_client.report import Report
 from orchestrator.handoff import HandoffReason
 from orchestrator.plan import MODES
-from wire.credentials import Credentials
 
 LOOPBACK = "loopback"
 """The link with nothing in between: not even the emulation."""
 
 # Pictures whose times do not matter are made on as many clouds at once, each with one session at a time, as when timed.
 LANES = 2
-LOAD_SECONDS = 300.0
 # Longer than any stall of a busy machine: a cloud that is given up would make another picture.
 SILENCE_SECONDS = 60.0
 LOST = (HandoffReason.CLOUD_LOST, HandoffReason.CLOUD_FULL, HandoffReason.CLOUD_ERROR)
@@ -129,11 +126,11 @@ async def run_all(work: Work, keep_made: Callable[[Run], object], keep_timed: Ca
         EcdiffError: A service cannot be reached.
         RuntimeError: An emulated network ended.
     """
-    async with _cloud(work.pair) as address, _client(work, address) as client:
+    async with cloud_service(work.pair.cloud) as address, _client(work, address) as client:
         async with contextlib.AsyncExitStack() as lanes:
             clients = [client]
             for _ in range(min(LANES, len(work.asks)) - 1):
-                other = await lanes.enter_async_context(_cloud(work.pair))
+                other = await lanes.enter_async_context(cloud_service(work.pair.cloud))
                 clients.append(await lanes.enter_async_context(_client(work, other)))
             await _make_pictures(work, clients, keep_made)
         async with contextlib.AsyncExitStack() as stack:
@@ -192,38 +189,6 @@ async def _generate(client: EdgeClient, variant: Variant, ask: Ask, num_steps: i
         latents=result.latents,
         picture=np.asarray(result.images[0]),
     )
-
-
-@contextlib.asynccontextmanager
-async def _cloud(pair: Pair) -> AsyncIterator[str]:
-    """Run a cloud service in a process of its own; yields its address when it serves."""
-    cloud = await LocalCloud.start(pair.cloud, device="auto", dtype="auto")
-    try:
-        await _serving(cloud)
-        yield cloud.address
-    finally:
-        await cloud.stop()
-
-
-async def _serving(cloud: LocalCloud) -> None:
-    """Wait until the service has loaded its model.
-
-    Raises:
-        NotServing: It cannot; its own last words.
-    """
-    connecting = asyncio.create_task(
-        CloudLink.connect((cloud.address,), Credentials(), wait_seconds=LOAD_SECONDS, keep_trying=True)
-    )
-    failing = asyncio.create_task(cloud.wait_failed())
-    try:
-        await asyncio.wait({connecting, failing}, return_when=asyncio.FIRST_COMPLETED)
-        if failing.done():
-            raise failing.result()
-        await connecting.result().close()
-    finally:
-        for task in (connecting, failing):
-            task.cancel()
-        await asyncio.gather(connecting, failing, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

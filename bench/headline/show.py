@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from rich.table import Table
 
 from bench.headline.claims import Claim
 from bench.headline.figures import PARTS, Estimate, Quality, Times
-from bench.machine import facts
+from bench.machine import machine_line
 from bench.network import LINKS
 
 # Blue: the cloud's time. Orange: between them. Green: the edge's.
-COLOURS = {
+_COLOURS = {
+    "connect": "#9e9ac8",
     "encode_prompt": "#c7e9c0",
     "cloud_queue": "#c6dbef",
     "cloud_compute": "#2171b5",
@@ -135,19 +136,24 @@ def draw(qualities: Sequence[Quality], timings: Sequence[Times], what: str, path
     grid[0, 0].invert_yaxis()
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS), fontsize=8, frameon=False)
-    machine = facts()
-    figure.suptitle(f"{what} ({machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']})", fontsize=10)
+    figure.suptitle(f"{what} ({machine_line()})", fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
+def draw_parts(axis: Any, names: Sequence[str], rows: Sequence[Mapping[str, float]]) -> list[float]:
+    """Draw the seconds of each name as a stacked bar a row; return where each bar ends."""
+    ends = [0.0] * len(rows)
+    for name in names:
+        seconds = [parts[name] for parts in rows]
+        axis.barh(range(len(rows)), seconds, left=ends, color=_COLOURS[name], label=name.replace("_", " "))
+        ends = [end + more for end, more in zip(ends, seconds, strict=True)]
+    return ends
+
+
 def _draw_link(axis: Any, timings: Sequence[Times]) -> None:
     """Draw a stacked bar a variant, and how many times faster it is than cloud."""
-    ends = [0.0] * len(timings)
-    for part in PARTS:
-        seconds = [each.parts[part] for each in timings]
-        axis.barh(range(len(timings)), seconds, left=ends, color=COLOURS[part], label=part.replace("_", " "))
-        ends = [end + more for end, more in zip(ends, seconds, strict=True)]
+    ends = draw_parts(axis, PARTS, [each.parts for each in timings])
     for row, (each, end) in enumerate(zip(timings, ends, strict=True)):
         axis.annotate(
             "" if each.variant == "cloud" else f"{each.faster.value:.1f}x",

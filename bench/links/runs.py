@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
+from bench.cloud import LOAD_SECONDS, cloud_service
 from bench.network import network_process
 from edge_client import EdgeClient
 from edge_client.cloud_link import CloudLink
 from edge_client.cloud_session import CloudSession
-from edge_client.local_cloud import LocalCloud
 from edge_client.opening import open_message
 from edge_client.patience import Patience
 from edge_client.report import Report
@@ -32,7 +32,6 @@ from wire.clock import stamp_seconds
 from wire.credentials import Credentials
 from wire.messages import Credit, Finished, Ping, Seed, Step
 
-LOAD_SECONDS = 120.0
 # Longer than any stall of a busy machine, and than the queue that latents without credits make.
 SILENCE_SECONDS = 60.0
 # Often enough to see a queue grow; the edge itself asks once a second.
@@ -144,7 +143,7 @@ async def run_generations(
     asks = [(link, variant, 1) for link in links for variant in VARIANTS]
     if narrow in links:
         asks += [(narrow, VARIANTS[-1], num_images) for num_images in sizes]
-    async with cloud_service(None) as address:
+    async with cloud_service() as address:
         with contextlib.ExitStack() as stack:
             addresses = {link: stack.enter_context(network_process(address, link)).address for link in links}
             for repeat in range(-1, repeats):
@@ -272,15 +271,3 @@ async def _ping(session: CloudSession) -> None:
     while True:
         session.send(Ping(t0=stamp_seconds()))
         await asyncio.sleep(PING_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def cloud_service(model: str | None) -> AsyncIterator[str]:
-    """Run a cloud service in a process of its own; yields its address when it serves."""
-    cloud = await LocalCloud.start(model, device="auto", dtype="auto")
-    try:
-        link = await CloudLink.connect((cloud.address,), Credentials(), wait_seconds=LOAD_SECONDS, keep_trying=True)
-        await link.close()
-        yield cloud.address
-    finally:
-        await cloud.stop()

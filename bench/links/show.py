@@ -10,20 +10,18 @@ import matplotlib
 from rich.console import Console
 from rich.table import Table
 
-from bench.headline.show import COLOURS
+from bench.headline.show import draw_parts
 from bench.links.figures import BOUND_ROUND_TRIPS, NARROW, PARTS, DecisionAge, Freshness, Split
-from bench.machine import facts
+from bench.machine import machine_line
 from bench.network import LINKS
 
 _WIDTH = 160
-_COLOURS = COLOURS | {"connect": "#9e9ac8"}
 _CREDITS = {True: "credits", False: "no credits"}
 
 
 def print_splits(found: Sequence[Split]) -> None:
     """Print where the time goes, in milliseconds."""
-    machine = facts()
-    title = f"time to the picture, mean ms; {machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']}"
+    title = f"time to the picture, mean ms; {machine_line()}"
     table = _table(title, "link", "mode", *(part.replace("_", " ") for part in PARTS), "total", "faster than cloud")
     for index, each in enumerate(found):
         is_first = index == 0 or found[index - 1].link != each.link
@@ -110,20 +108,14 @@ def draw(parts: Sequence[Split], fresh: Sequence[Freshness], ages: Sequence[Deci
         axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(PARTS), fontsize=8, frameon=False)
-    machine = facts()
-    figure.suptitle(f"Links ({machine['cpu']}, {machine['num_cpus']} CPUs, {machine['date']})", fontsize=10)
+    figure.suptitle(f"Links ({machine_line()})", fontsize=10)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
 def _draw_splits(axis: Any, parts: Sequence[Split]) -> None:
-    rows = range(len(parts))
-    ends = [0.0] * len(parts)
-    for name in PARTS:
-        seconds = [each.parts[name] for each in parts]
-        axis.barh(rows, seconds, left=ends, color=_COLOURS[name], label=name.replace("_", " "))
-        ends = [end + more for end, more in zip(ends, seconds, strict=True)]
-    axis.set_yticks(rows, [f"{each.link}, {each.variant}" for each in parts])
+    draw_parts(axis, PARTS, [each.parts for each in parts])
+    axis.set_yticks(range(len(parts)), [f"{each.link}, {each.variant}" for each in parts])
     axis.set(title="where the time goes", xlabel="seconds to the picture, first contact included")
 
 

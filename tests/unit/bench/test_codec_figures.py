@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.codec import _all_tensors, decibels, pays_below_mbit_s, psnr_db
+from bench.codec.pictures import psnr_db
+from bench.codec.tensors import decibels, measure_tensors, pays_below_mbit_s
 from wire.codecs import LOSSLESS_CODECS
 from wire.messages import Codec
 
 
 def test_every_codec_is_measured_in_every_dtype_and_size() -> None:
     draw = np.random.default_rng(0).standard_normal
-    rows = _all_tensors([draw((3, 4, 8, 8)).astype(np.float32) for _ in range(2)])
+    rows = measure_tensors([draw((3, 4, 8, 8)).astype(np.float32) for _ in range(2)])
     assert len(rows) == len(Codec) * 3 * 2
     for row in rows:
         assert row["wire_bytes"] == pytest.approx(row["raw_bytes"] * row["ratio"])
