@@ -76,8 +76,9 @@ def check_open(
 
 
 def _make_stepper(header: OpenHeader, served: Served) -> Stepper:
-    config = parse_scheduler_config(served.model.info.scheduler_config)
-    class_name, own_config = scheduler_for(header.scheduler, config)
+    info = served.model.info
+    config = parse_scheduler_config(info.scheduler_config)
+    class_name, own_config = scheduler_for(header.scheduler, config, own_class=info.scheduler_class)
     return Stepper(class_name, own_config, header.num_inference_steps, served.model.device)
 
 

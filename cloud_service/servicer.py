@@ -10,7 +10,7 @@ from cloud_service.config import LOGGER_NAME
 from cloud_service.conversation import Answers, Conversation
 from cloud_service.service import Service
 from diffusion.predictors import PREDICTORS
-from diffusion.schedulers import SCHEDULERS
+from diffusion.schedulers import known_schedulers, parse_scheduler_config
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
 from wire.clock import stamp_seconds
@@ -62,16 +62,17 @@ class CloudDenoiser(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
 
     async def _describe(self) -> pb.DescribeResponse:
         service = self._service
+        info = service.ready().model.info
         return encode_description(
             Description(
-                model=ModelDescription(**vars(service.ready().model.info)),
+                model=ModelDescription(**vars(info)),
                 limits=service.limits,
                 load=Load(
                     sessions=service.registry.num_running,
                     queue=service.engine.queue_length,
                     step_seconds=service.engine.step_seconds,
                 ),
-                schedulers=tuple(SCHEDULERS),
+                schedulers=tuple(known_schedulers(info.scheduler_class, parse_scheduler_config(info.scheduler_config))),
                 predictors=tuple(PREDICTORS),
                 codecs=tuple(CODECS),
                 version=self._version,

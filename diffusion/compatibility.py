@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from diffusion.scheduler_config import parse_scheduler_config, scheduler_for
+from diffusion.scheduler_config import default_scheduler, known_schedulers, parse_scheduler_config, scheduler_for
 
 
 class Described(Protocol):
@@ -27,6 +27,8 @@ class Described(Protocol):
     def vae_fingerprint(self) -> str: ...  # noqa: D102
     @property
     def text_encoder_fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def scheduler_class(self) -> str: ...  # noqa: D102
     @property
     def scheduler_config(self) -> str: ...  # noqa: D102
 
@@ -85,10 +87,20 @@ def check_pair(cloud: Described, edge: Described) -> Compatibility:
 
 
 def _scheduler_warnings(cloud: Described, edge: Described) -> list[str]:
-    # Compared as what the default scheduler makes of them: the two folders may name different classes
+    # Compared as what the cloud's default scheduler makes of them: the two folders may name different classes
     # for one noise schedule, and older ones leave out keys.
-    ours = scheduler_for("ddim", parse_scheduler_config(cloud.scheduler_config))[1]
-    theirs = scheduler_for("ddim", parse_scheduler_config(edge.scheduler_config))[1]
+    our_config, their_config = (
+        parse_scheduler_config(cloud.scheduler_config),
+        parse_scheduler_config(edge.scheduler_config),
+    )
+    name = default_scheduler(cloud.scheduler_class, our_config)
+    class_name, ours = scheduler_for(name, our_config, own_class=cloud.scheduler_class)
+    if known_schedulers(edge.scheduler_class, their_config).get(name) != class_name:
+        return [
+            f"scheduler differs: cloud {_short(cloud.scheduler_class)}, edge {_short(edge.scheduler_class)}; "
+            "the cloud's is used for both"
+        ]
+    theirs = scheduler_for(name, their_config, own_class=edge.scheduler_class)[1]
     return [
         f"scheduler {key} differs: cloud {_short(ours[key])}, edge {_short(theirs[key])}; the cloud's is used for both"
         for key in ours

@@ -12,8 +12,9 @@ class Schedule:
         timesteps: What the network is fed at each step, noisiest first, strictly falling.
         sigmas: Noise level at each step, and 0 for the clean latents after the last one; one longer
             than `timesteps`. sqrt(1 - abar) for variance-preserving schedulers (DDIM, DPM-Solver++, UniPC),
-            sqrt(1 / abar - 1) for Euler.
-        alphas: Signal level at each step; sqrt(abar) for variance-preserving schedulers, 1 for Euler.
+            sqrt(1 / abar - 1) for Euler; of a flow the part of noise.
+        alphas: Signal level at each step; sqrt(abar) for variance-preserving schedulers, 1 for Euler,
+            1 - sigma for a flow.
         init_noise_sigma: Factor from standard normal noise to the latents of step 0.
     """
 

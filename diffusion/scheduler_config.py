@@ -1,7 +1,7 @@
-"""Which schedulers there are, and what a configuration of one may hold.
+"""Which schedulers there are, by the names of the command line, and the configuration that each has for a model.
 
-A configuration can arrive from the other end of a connection, so every key and value is checked
-before a class of diffusers sees it. No torch here: the command line lists `SCHEDULERS`.
+One name stands for the class that a model's family runs: `ddim` is `CogVideoXDDIMScheduler` for CogVideoX, `euler` is
+`FlowMatchEulerDiscreteScheduler` for a flow. What a model's own scheduler is says which. No torch here.
 """
 
 from __future__ import annotations
@@ -9,135 +9,40 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-SchedulerConfig: TypeAlias = dict[str, Any]
+from diffusion.scheduler_fields import FIELDS, FLOW, PREDICTION_TYPES, SchedulerConfig, checked_scheduler_config
 
-SCHEDULERS: dict[str, str] = {
+__all__ = [
+    "PREDICTION_TYPES",
+    "SCHEDULERS",
+    "SchedulerConfig",
+    "check_folded",
+    "checked_scheduler_config",
+    "default_scheduler",
+    "folded_shift",
+    "known_schedulers",
+    "parse_scheduler_config",
+    "scheduler_for",
+]
+
+MAX_CONFIG_CHARS = 2**18  # a config with 1,000 trained betas has about 25,000
+
+_FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+_BY_BETAS = {
     "ddim": "DDIMScheduler",
     "dpmpp-2m": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
     "euler": "EulerDiscreteScheduler",
 }
-"""Name on the command line -> class in diffusers. A new one also needs its fields in `_FIELDS`."""
-
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-MAX_CONFIG_CHARS = 2**18  # a config with 1,000 trained betas has about 25,000
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Field:
-    """What one key may hold: one of `choices`, or a `kind` within `minimum..maximum`.
-
-    `named` marks what the scheduler's name says ("2m" is order 2): a model's own value is not taken over.
-    """
-
-    default: Any
-    kind: type[int] | type[float] | type[bool] | None = None
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    choices: tuple[Any, ...] = ()
-    named: bool = False
-
-    def check(self, key: str, value: Any) -> Any:
-        if self.choices:
-            if value not in self.choices:
-                known = ", ".join(str(choice) for choice in self.choices)
-                what = "one of " if len(self.choices) > 1 else ""
-                raise ValueError(f"scheduler config: {key} must be {what}{known}, not {repr(value)[:80]}")
-            return value
-        # bool is an int to Python, but a flag is not a count.
-        if self.kind is bool or isinstance(value, bool):
-            right = self.kind is bool and isinstance(value, bool)
-        else:
-            right = isinstance(value, int) or (self.kind is float and isinstance(value, float))
-        if not right:
-            raise ValueError(f"scheduler config: {key} cannot be {value!r}")
-        if not self.minimum <= value <= self.maximum:
-            raise ValueError(f"scheduler config: {key} must lie in {self.minimum}..{self.maximum}, not {value}")
-        return value
-
-
-def _only(value: Any, *, named: bool = False) -> _Field:
-    """Return the field of a key of which only diffusers' default is run here; another value is refused by name."""
-    return _Field(default=value, choices=(value,), named=named)
-
-
-def _noise_fields(timestep_spacing: str) -> dict[str, _Field]:
-    """Return what every class knows: which noise levels there are, and where the steps are placed."""
-    return {
-        "num_train_timesteps": _Field(default=1000, kind=int, minimum=1, maximum=100_000),
-        "beta_start": _Field(default=0.0001, kind=float, minimum=1e-9, maximum=0.999999),
-        "beta_end": _Field(default=0.02, kind=float, minimum=1e-9, maximum=0.999999),
-        "beta_schedule": _Field(default="linear", choices=("linear", "scaled_linear", "squaredcos_cap_v2")),
-        "trained_betas": _Field(default=None),
-        "steps_offset": _Field(default=0, kind=int, minimum=0, maximum=100_000),
-        "prediction_type": _Field(default="epsilon", choices=PREDICTION_TYPES),
-        "timestep_spacing": _Field(default=timestep_spacing, choices=("leading", "trailing", "linspace")),
-        "rescale_betas_zero_snr": _Field(default=False, kind=bool),
-    }
-
-
-_THRESHOLD_FIELDS: dict[str, _Field] = {
-    "thresholding": _Field(default=False, kind=bool),
-    "dynamic_thresholding_ratio": _Field(default=0.995, kind=float, minimum=0.0, maximum=1.0),
-    "sample_max_value": _Field(default=1.0, kind=float, minimum=1.0, maximum=1e9),
+_BY_FLOW = {
+    "euler": _FLOW_EULER,
+    "dpmpp-2m": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
 }
-# Steps are placed by timestep. Other ways can place two steps at one timestep, or need scipy.
-_SIGMA_FIELDS: dict[str, _Field] = {
-    "use_karras_sigmas": _only(False),
-    "use_exponential_sigmas": _only(False),
-    "use_beta_sigmas": _only(False),
-    "final_sigmas_type": _only("zero"),
-}
-_DDIM_FIELDS: dict[str, _Field] = {
-    **_noise_fields("leading"),
-    **_THRESHOLD_FIELDS,
-    "clip_sample": _Field(default=True, kind=bool),
-    "set_alpha_to_one": _Field(default=True, kind=bool),
-    "clip_sample_range": _Field(default=1.0, kind=float, minimum=1e-9, maximum=1e9),
-}
-_DPM_FIELDS: dict[str, _Field] = {
-    **_noise_fields("linspace"),
-    **_THRESHOLD_FIELDS,
-    **_SIGMA_FIELDS,
-    "algorithm_type": _only("dpmsolver++", named=True),
-    "solver_order": _only(2, named=True),
-    "solver_type": _only("midpoint", named=True),
-    "lower_order_final": _Field(default=True, kind=bool),
-    "euler_at_final": _Field(default=False, kind=bool),
-    "use_lu_lambdas": _only(False),
-    "use_flow_sigmas": _only(False),
-    "lambda_min_clipped": _only(-math.inf),
-}
-_UNIPC_FIELDS: dict[str, _Field] = {
-    **_noise_fields("linspace"),
-    **_THRESHOLD_FIELDS,
-    **_SIGMA_FIELDS,
-    "solver_order": _only(2, named=True),
-    "solver_type": _only("bh2", named=True),
-    "predict_x0": _only(True, named=True),
-    "lower_order_final": _only(True),  # else the last step, to sigma 0, divides by zero
-    "disable_corrector": _only([]),
-    "solver_p": _only(None),
-    "use_flow_sigmas": _only(False),
-    "use_dynamic_shifting": _only(False),
-}
-_EULER_FIELDS: dict[str, _Field] = {
-    **_noise_fields("linspace"),
-    **_SIGMA_FIELDS,
-    "interpolation_type": _only("linear"),
-    "sigma_min": _only(None),
-    "sigma_max": _only(None),
-    "timestep_type": _only("discrete"),
-}
-_FIELDS: dict[str, dict[str, _Field]] = {
-    "DDIMScheduler": _DDIM_FIELDS,
-    "DPMSolverMultistepScheduler": _DPM_FIELDS,
-    "UniPCMultistepScheduler": _UNIPC_FIELDS,
-    "EulerDiscreteScheduler": _EULER_FIELDS,
-}
+_COGVIDEOX = {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"}
+SCHEDULERS = tuple(dict.fromkeys((*_BY_BETAS, *_COGVIDEOX, *_BY_FLOW)))
+"""Every name on the command line. A new class also needs its keys in `FIELDS`."""
 
 
 def parse_scheduler_config(text: str) -> SchedulerConfig:
@@ -157,52 +62,109 @@ def parse_scheduler_config(text: str) -> SchedulerConfig:
     return config
 
 
-def checked_scheduler_config(class_name: str, config: Mapping[str, Any]) -> SchedulerConfig:
-    """Return `config` with every key of `class_name` filled in; keys that start with `_` are dropped.
+def known_schedulers(own_class: str, config: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the names of the schedulers that can drive a model, each with its class; the first is the default.
 
-    Raises:
-        ValueError: If the class is not in `SCHEDULERS`, a key is not the class's own, or a value
-            is of the wrong type or out of range.
+    Args:
+        own_class: Class of the model's own scheduler, `ModelInfo.scheduler_class`.
+        config: Its configuration.
     """
-    fields = _FIELDS.get(class_name)
-    if fields is None:
-        raise ValueError(f"scheduler class {class_name[:80]!r} is not one of {', '.join(_FIELDS)}")
-    given = {key: value for key, value in config.items() if not key.startswith("_")}
-    unknown = sorted(set(given) - set(fields))
-    if unknown:
-        raise ValueError(f"scheduler config: {class_name} has no {', '.join(unknown)[:200]}")
-    checked = {key: fields[key].check(key, value) for key, value in given.items() if key != "trained_betas"}
-    merged = {key: field.default for key, field in fields.items()} | checked
-    merged["trained_betas"] = _checked_betas(given.get("trained_betas"), merged["num_train_timesteps"])
-    return merged
+    if own_class in _COGVIDEOX.values():
+        return _COGVIDEOX
+    if not _is_flow(own_class, config):
+        return _BY_BETAS
+    # A flow's own solver is what its pair was published with.
+    own = {name: class_name for name, class_name in _BY_FLOW.items() if class_name == own_class}
+    return own | _BY_FLOW
 
 
-def scheduler_for(name: str, config: Mapping[str, Any]) -> tuple[str, SchedulerConfig]:
+def default_scheduler(own_class: str, config: Mapping[str, Any]) -> str:
+    """Return the name of the scheduler that drives a model when nobody asks for another; see `known_schedulers`."""
+    return next(iter(known_schedulers(own_class, config)))
+
+
+def scheduler_for(name: str, config: Mapping[str, Any], *, own_class: str) -> tuple[str, SchedulerConfig]:
     """Return class name and configuration of scheduler `name` for a model with scheduler `config`.
 
     As `from_config` of diffusers does: the keys that both know are taken over, the rest of the
     model's keys belongs to another class and is left out. What the name says (solver, order) stands above the model's.
+    A flow's shift is taken over by whatever key the class has for it.
 
     Args:
-        name: A key of `SCHEDULERS`.
-        config: The model's own scheduler configuration, of whatever class.
+        name: One of `known_schedulers`.
+        config: The model's own scheduler configuration; with a `folded_shift`, where the size decides it.
+        own_class: The class that it belongs to.
 
     Raises:
-        ValueError: If there is no such scheduler, or a value that it would take over is out of range.
+        ValueError: If no such scheduler runs this model, or a value that it would take over is out of range.
     """
-    if name not in SCHEDULERS:
-        raise ValueError(f"unknown scheduler {name[:80]!r}; known: {', '.join(SCHEDULERS)}")
-    class_name = SCHEDULERS[name]
-    taken = [key for key, field in _FIELDS[class_name].items() if key in config and not field.named]
-    return class_name, checked_scheduler_config(class_name, {key: config[key] for key in taken})
+    known = known_schedulers(own_class, config)
+    if name not in known:
+        what = f"does not run this model ({own_class[:80]})" if name in SCHEDULERS else "is not known"
+        raise ValueError(f"scheduler {name[:80]!r} {what}: choose one of {', '.join(known)}")
+    class_name = known[name]
+    taken = {key: config[key] for key, field in FIELDS[class_name].items() if key in config and not field.named}
+    if _is_flow(own_class, config) and _FLOW_EULER in (class_name, own_class) and class_name != own_class:
+        taken = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
+        if class_name == _FLOW_EULER:
+            taken["shift"] = config.get("flow_shift", 1.0)
+        else:
+            taken |= {"use_flow_sigmas": True, "prediction_type": FLOW, "flow_shift": _static_shift(config)}
+    return class_name, checked_scheduler_config(class_name, taken)
 
 
-def _checked_betas(betas: Any, num_train_timesteps: int) -> list[float] | None:
-    if betas is None:
-        return None
-    # A shorter list would index past its end in the middle of a generation.
-    if not isinstance(betas, list) or len(betas) != num_train_timesteps:
-        raise ValueError(f"scheduler config: trained_betas must be a list of {num_train_timesteps} numbers")
-    if not all(isinstance(beta, float) and 0.0 < beta < 1.0 for beta in betas):
-        raise ValueError("scheduler config: trained_betas must lie between 0 and 1")
-    return list(betas)
+def folded_shift(config: Mapping[str, Any], image_seq_len: int) -> SchedulerConfig:
+    """Return a flow's configuration with the shift of one size, so that what drives a trajectory needs no size.
+
+    Dynamic shifting draws a line from (`base_image_seq_len`, `base_shift`) to (`max_image_seq_len`, `max_shift`), as
+    the pipelines of FLUX and SD3 do before they ask for timesteps; folded, both ends lie on what it says for this size.
+    So it stays a configuration of diffusers' own, which gives the same timesteps there at any size, to the bit.
+
+    Args:
+        config: The model's own scheduler configuration. A static shift is left as it is.
+        image_seq_len: Tokens of the picture: latent pixels over the pixels of a patch.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    if config.get("use_dynamic_shifting") is not True:
+        return dict(config)
+    first, last, low, high = (
+        _flow_euler_value(config, key) for key in ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    )
+    if first == last:
+        raise ValueError(f"scheduler config: base_image_seq_len and max_image_seq_len are both {first}")
+    slope = (high - low) / (last - first)
+    shift = image_seq_len * slope + (low - slope * first)
+    return {**config, "base_shift": shift, "max_shift": shift}
+
+
+def check_folded(config: Mapping[str, Any]) -> None:
+    """Refuse a dynamic shift that `folded_shift` has not been over.
+
+    Raises:
+        ValueError: The shift still depends on the size.
+    """
+    if config["use_dynamic_shifting"] and config["base_shift"] != config["max_shift"]:
+        raise ValueError(
+            "scheduler config: use_dynamic_shifting is on, so the shift depends on the picture's size: "
+            "it must be folded first (folded_shift)"
+        )
+
+
+def _is_flow(own_class: str, config: Mapping[str, Any]) -> bool:
+    return own_class == _FLOW_EULER or config.get("use_flow_sigmas") is True
+
+
+def _static_shift(config: Mapping[str, Any]) -> Any:
+    """Return what a solver with `flow_shift` is given for a configuration of the flow's Euler."""
+    checked = checked_scheduler_config(_FLOW_EULER, {key: config[key] for key in FIELDS[_FLOW_EULER] if key in config})
+    if not checked["use_dynamic_shifting"]:
+        return checked["shift"]
+    check_folded(checked)
+    return math.exp(checked["base_shift"]) if checked["time_shift_type"] == "exponential" else checked["base_shift"]
+
+
+def _flow_euler_value(config: Mapping[str, Any], key: str) -> Any:
+    field = FIELDS[_FLOW_EULER][key]
+    return field.check(key, config.get(key, field.default))

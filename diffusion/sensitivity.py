@@ -15,7 +15,7 @@ def ddim_sensitivities(schedule: Schedule, prediction_type: str) -> tuple[float,
         epsilon          |sigma' - alpha' * sigma / alpha|
         sample           |alpha' - sigma' * alpha / sigma|
         v_prediction     |sigma' * alpha - alpha' * sigma| / sqrt(alpha^2 + sigma^2)
-        flow_prediction  |sigma' * alpha - alpha' * sigma|, which with alpha = 1 - sigma is |sigma' - sigma|
+        flow_prediction  |sigma' * alpha - alpha' * sigma| / (alpha + sigma); of a flow |sigma' - sigma|
 
     Euler's step is the same one in another scaling (alpha 1), so it holds for Euler too. A multistep solver weighs a
     prediction in its next steps again; there it is the first-order part.
@@ -56,5 +56,5 @@ def _derivative(prediction_type: str, alpha: float, sigma: float, next_alpha: fl
         case "v_prediction":
             return (next_sigma * alpha - next_alpha * sigma) / math.hypot(alpha, sigma)
         case "flow_prediction":
-            return next_sigma * alpha - next_alpha * sigma
+            return (next_sigma * alpha - next_alpha * sigma) / (alpha + sigma)
     raise ValueError(f"unknown prediction type {prediction_type[:80]!r}")

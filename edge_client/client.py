@@ -147,6 +147,7 @@ class EdgeClient:
         recorder.enter("loading models")
         try:
             edge, link = await self._ready(request, recorder)
+            request = recorder.request = request.for_model(edge.model.info if link is None else link.description.model)
             if link is not None:
                 recorder.link = link.estimate
                 for line in self._warnings:
@@ -236,6 +237,7 @@ class EdgeClient:
         async with self._turn:
             edge = await self._load_edge()
             link = await self._contact.reach(Recorder(request=request, link=LinkEstimate()), self._about_edge)
+            request = request.for_model(link.description.model)
             costs = await self._counsel.costs(request, edge, link)
             decision = decide(request, link.description.model, edge.model.info, costs)
         assert decision.estimate is not None

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion.schedulers import SCHEDULERS, Stepper, scheduler_for
+from diffusion.compatibility import Described
+from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
 from diffusion.tensors import from_array
 from wire.errors import IncompatibleModels, ProtocolError
 from wire.messages import Opened, State
@@ -20,16 +21,19 @@ class DrivingScheduler:
 
     Args:
         name: Command-line name of the update rule that was asked for.
-        model_config: Scheduler configuration of the model, for the case that no cloud says anything that can be used.
+        model: Whose scheduler configuration is taken, for the case that no cloud says anything that can be used.
         num_inference_steps: Of the whole trajectory.
         latents_shape: `[B, C, H, W]` that the edge model works on.
         device: Of the edge model.
+
+    Raises:
+        ValueError: If no such scheduler runs this model.
     """
 
     def __init__(
         self,
         name: str,
-        model_config: Mapping[str, Any],
+        model: Described,
         *,
         num_inference_steps: int,
         latents_shape: tuple[int, ...],
@@ -37,8 +41,8 @@ class DrivingScheduler:
     ) -> None:
         self.stepper: Stepper
         self._agreed: Stepper | None = None
-        self._name = name
-        self._model_config = model_config
+        config = parse_scheduler_config(model.scheduler_config)
+        self._asked = scheduler_for(name, config, own_class=model.scheduler_class)
         self._num_inference_steps = num_inference_steps
         self._latents_shape = latents_shape
         self._device = device
@@ -53,7 +57,7 @@ class DrivingScheduler:
             raise IncompatibleModels(
                 f"the cloud works on latents of shape {opened.latents_shape}, the edge on {self._latents_shape}"
             )
-        asked = SCHEDULERS[self._name]
+        asked, _ = self._asked
         if opened.scheduler_class != asked:
             raise ProtocolError(f"the cloud steps by {opened.scheduler_class}, the edge asked for {asked}")
         try:
@@ -87,7 +91,7 @@ class DrivingScheduler:
 
     def be_alone(self) -> None:
         """Make the stepper without a cloud: there is none, or it agreed to what cannot be used."""
-        self.stepper = self._make(*scheduler_for(self._name, self._model_config))
+        self.stepper = self._make(*self._asked)
 
     def _make(self, class_name: str, config: Mapping[str, Any]) -> Stepper:
         return Stepper(class_name, config, self._num_inference_steps, self._device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ class Generation:
         self._latents_shape = edge.model.latents_shape(*self._size)
         self._scheduler = DrivingScheduler(
             request.scheduler,
-            json.loads(info.scheduler_config),
+            info,
             num_inference_steps=self._plan.num_inference_steps,
             latents_shape=self._latents_shape,
             device=edge.model.device,

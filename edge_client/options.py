@@ -104,9 +104,8 @@ PLAN_OPTIONS = (
 PICTURE_OPTIONS = (
     click.option(
         "--scheduler",
-        default="ddim",
-        show_default=True,
-        help="Update rule of the sampler: ddim, dpmpp-2m, unipc or euler.",
+        help="Update rule of the sampler: ddim, dpmpp-2m, unipc or euler; for CogVideoX ddim or dpm; for a flow (SD3, "
+        "FLUX, Wan) euler, unipc or dpmpp-2m.  [default: that of the model's family; ddim for the bundled pair]",
     ),
     click.option(
         "--guidance-scale",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from diffusion.scheduler_config import SCHEDULERS
+from diffusion.compatibility import Described
+from diffusion.scheduler_config import SCHEDULERS, default_scheduler, parse_scheduler_config, scheduler_for
 from edge_client.file_content import InputFile
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, PlanOptions, make_edge_plan, make_plan
 from wire.messages import Codec, Limits, Plan
@@ -59,7 +60,7 @@ class GenerationRequest:
         width: Picture pixels; None for the model's default.
         num_images: Pictures, or videos, in one batch.
         num_frames: Of a video; None for the model's default.
-        scheduler: Name of the update rule.
+        scheduler: Name of the update rule; empty: the default of the model's family, as `for_model` names it.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd` or `int8-block`.
         plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
@@ -79,7 +80,7 @@ class GenerationRequest:
     width: int | None = None
     num_images: int = 1
     num_frames: int | None = None
-    scheduler: str = "ddim"
+    scheduler: str = ""
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
     plan_file: InputFile | None = None
@@ -106,7 +107,7 @@ class GenerationRequest:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= cap:
                 raise ValueError(f"{name} must lie in 1..{cap}, not {value}")
-        if self.scheduler not in SCHEDULERS:
+        if self.scheduler not in ("", *SCHEDULERS):
             raise ValueError(f"unknown scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
@@ -127,6 +128,17 @@ class GenerationRequest:
             text.encode()
         except UnicodeEncodeError:
             raise ValueError(f"{name} is not UTF-8 text: {text!a}") from None
+
+    def for_model(self, model: Described) -> GenerationRequest:
+        """Return the request with its scheduler named, for the model whose scheduler drives the trajectory.
+
+        Raises:
+            ValueError: The one that was asked for does not run this model.
+        """
+        config = parse_scheduler_config(model.scheduler_config)
+        name = self.scheduler or default_scheduler(model.scheduler_class, config)
+        scheduler_for(name, config, own_class=model.scheduler_class)
+        return replace(self, scheduler=name)
 
     @cached_property
     def plan(self) -> Plan:

@@ -79,7 +79,8 @@ class InProcessPair:
         self.cloud = cloud
         self.edge = edge
         self._guidance_scale = guidance_scale
-        self._scheduler = scheduler_for(scheduler, json.loads(cloud.info.scheduler_config))
+        config = json.loads(cloud.info.scheduler_config)
+        self._scheduler = scheduler_for(scheduler, config, own_class=cloud.info.scheduler_class)
         shape = cloud.latents_shape(0, 0, 1)
         self._noise = torch.cat([draw_noise(shape, seed) for seed in seeds])
         self._conditionings = {

@@ -113,7 +113,8 @@ class ReferencePair:
         At `restart_step` a multistep solver goes on without its history.
         """
         cloud = self._models["C"]
-        class_name, config = scheduler_for(scheduler, parse_scheduler_config(cloud.info.scheduler_config))
+        own_config = parse_scheduler_config(cloud.info.scheduler_config)
+        class_name, config = scheduler_for(scheduler, own_config, own_class=cloud.info.scheduler_class)
         stepper = Stepper(class_name, config, len(step_sources))
         shape = cloud.latents_shape(0, 0, num_images)
         trajectory = Trajectory(

@@ -133,7 +133,8 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
 
 def honest_opened(description: Description, opening: Open, *, latents_shape: tuple[int, ...]) -> Opened:
     """Return the Opened that a real cloud would answer."""
-    class_name, config = scheduler_for(opening.scheduler, parse_scheduler_config(description.model.scheduler_config))
+    own_class, own_config = description.model.scheduler_class, description.model.scheduler_config
+    class_name, config = scheduler_for(opening.scheduler, parse_scheduler_config(own_config), own_class=own_class)
     schedule = Stepper(class_name, config, opening.plan.num_inference_steps).schedule
     return Opened(
         session_id="scripted",

@@ -15,7 +15,7 @@ CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_lin
 
 @pytest.mark.parametrize("scheduler", ["dpmpp-2m", "unipc"])
 def test_steps_lie_evenly_in_lambda(scheduler: str) -> None:
-    schedule = LogSnrStepper(*scheduler_for(scheduler, CONFIG), 21).schedule
+    schedule = LogSnrStepper(*scheduler_for(scheduler, CONFIG, own_class="PNDMScheduler"), 21).schedule
 
     lambdas = [math.log(alpha / sigma) for alpha, sigma in zip(schedule.alphas, schedule.sigmas[:-1], strict=True)]
     assert [later - earlier for earlier, later in pairwise(lambdas)] == pytest.approx(
@@ -26,7 +26,7 @@ def test_steps_lie_evenly_in_lambda(scheduler: str) -> None:
 
 
 def test_it_is_the_solver_of_diffusers_with_uniform_lambdas() -> None:
-    stepper = LogSnrStepper(*scheduler_for("dpmpp-2m", CONFIG), 12)
+    stepper = LogSnrStepper(*scheduler_for("dpmpp-2m", CONFIG, own_class="PNDMScheduler"), 12)
     theirs = DPMSolverMultistepScheduler(**CONFIG, use_lu_lambdas=True)
     theirs.set_timesteps(12)
     ours = expected = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

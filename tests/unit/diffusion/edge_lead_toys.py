@@ -24,7 +24,7 @@ Ask = Callable[[Tensor, float], Tensor]
 
 def stepper(name: str = "ddim", **changes: object) -> Stepper:
     config = SD | {"timestep_spacing": "leading", "clip_sample": False, "set_alpha_to_one": True} | changes
-    return Stepper(*scheduler_for(name, config), STEPS)
+    return Stepper(*scheduler_for(name, config, own_class="PNDMScheduler"), STEPS)
 
 
 def gaussian(ours: Stepper, deviation: float = 0.5, target: str | None = None) -> Ask:

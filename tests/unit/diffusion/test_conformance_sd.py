@@ -29,7 +29,7 @@ def run(case: dict, pair: dict[str, Model]) -> tuple[list[StepResult], str]:
     warmup, skip = case["warmup_steps"] or steps, case["skip_interval"] or 0
     lead = pair["edge" if case["mode"] == "edge" else "cloud"]
     config = parse_scheduler_config(lead.info.scheduler_config)
-    stepper = Stepper(*scheduler_for("ddim", config), steps, "cpu")
+    stepper = Stepper(*scheduler_for("ddim", config, own_class="DDIMScheduler"), steps, "cpu")
     predictor = None
     if case["mode"] == "ecdiff":
         predictor = make_predictor(
@@ -83,5 +83,7 @@ def test_every_step_of_the_recorded_trajectory_matches(pair):
 def test_timesteps_match_the_recorded_ones(pair):
     case = next(case for case in CASES if case["name"] == "ecdiff")
     config = parse_scheduler_config(pair["cloud"].info.scheduler_config)
-    schedule = Stepper(*scheduler_for("ddim", config), case["num_inference_steps"], "cpu").schedule
+    schedule = Stepper(
+        *scheduler_for("ddim", config, own_class="DDIMScheduler"), case["num_inference_steps"], "cpu"
+    ).schedule
     assert list(schedule.timesteps) == np.load(DATA / case["trajectory"])["timesteps"].tolist()

@@ -20,7 +20,7 @@ SHAPE = (1, 4, 8, 8)
 
 def start(scheduler: str = "ddim", shape: tuple[int, ...] = SHAPE, **changes: object) -> tuple[Trajectory, str]:
     """Return a trajectory with both predictors, and what its scheduler consumes."""
-    stepper = Stepper(*scheduler_for(scheduler, BASE | changes), 20)
+    stepper = Stepper(*scheduler_for(scheduler, BASE | changes, own_class="PNDMScheduler"), 20)
     rules = {
         role: make_predictor(name, stepper.schedule, prediction_type=stepper.prediction_type)
         for role, name in (("predictor", "linear"), ("companion", "quadratic"))

@@ -12,10 +12,11 @@ from diffusers import AutoencoderTiny, StableDiffusionPipeline, UNet2DConditionM
 from diffusion.loading import load_model
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.noise import draw_noise
-from diffusion.schedulers import SCHEDULERS, Stepper, parse_scheduler_config, scheduler_for
+from diffusion.schedulers import Stepper, known_schedulers, parse_scheduler_config, scheduler_for
 from diffusion.trajectory import Trajectory, denoise
 
 STEPS = 6
+BY_BETAS = known_schedulers("PNDMScheduler", {})
 
 
 def stock_pipeline(
@@ -24,7 +25,7 @@ def stock_pipeline(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
-        pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
+        pipeline.scheduler = getattr(diffusers, BY_BETAS[scheduler]).from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -40,7 +41,8 @@ def our_latents(
     scheduler: str = "ddim",
     steps: int = STEPS,
 ) -> torch.Tensor:
-    stepper = Stepper(*scheduler_for(scheduler, parse_scheduler_config(model.info.scheduler_config)), steps)
+    config, own_class = parse_scheduler_config(model.info.scheduler_config), model.info.scheduler_class
+    stepper = Stepper(*scheduler_for(scheduler, config, own_class=own_class), steps)
     noise = draw_noise(model.latents_shape(0, 0, num_images), 11)
     trajectory = Trajectory(noise * stepper.schedule.init_noise_sigma, stepper, dtype=model.dtype)
     conditioning = model.encode_prompt(prompt, negative_prompt, guided=guidance > 1)
@@ -92,7 +94,7 @@ def test_latents_are_bit_identical_to_the_stock_pipeline(
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "ddim"])
+@pytest.mark.parametrize("scheduler", [name for name in BY_BETAS if name != "ddim"])
 @pytest.mark.parametrize(
     ("steps", "spacing", "prediction_type"),
     [

@@ -23,7 +23,7 @@ def measured(stepper: Stepper, step_index: int) -> float:
 @pytest.mark.parametrize("steps", [20, 50])
 def test_sensitivities_are_the_differences_of_real_steps(prediction_type, scheduler, steps):
     config = CONFIG | {"prediction_type": prediction_type, "timestep_spacing": "leading"}
-    stepper = Stepper(*scheduler_for(scheduler, config), steps)
+    stepper = Stepper(*scheduler_for(scheduler, config, own_class="PNDMScheduler"), steps)
     formulas = ddim_sensitivities(stepper.schedule, prediction_type)
     assert len(formulas) == steps
     for step_index, formula in enumerate(formulas):
@@ -32,7 +32,7 @@ def test_sensitivities_are_the_differences_of_real_steps(prediction_type, schedu
 
 def test_the_last_step_bounds_a_scheduler_that_ends_short_of_clean_latents():
     config = CONFIG | {"prediction_type": "v_prediction", "set_alpha_to_one": False, "steps_offset": 1}
-    stepper = Stepper(*scheduler_for("ddim", config), 50)
+    stepper = Stepper(*scheduler_for("ddim", config, own_class="PNDMScheduler"), 50)
     *formulas, last = ddim_sensitivities(stepper.schedule, "v_prediction")
     assert formulas == pytest.approx([measured(stepper, step) for step in range(49)], rel=1e-3, abs=1e-5)
     assert last > measured(stepper, 49)
@@ -41,7 +41,9 @@ def test_the_last_step_bounds_a_scheduler_that_ends_short_of_clean_latents():
 def test_zero_terminal_snr_has_finite_sensitivities_to_v_and_x0():
     config = CONFIG | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     for prediction_type in ("v_prediction", "sample"):
-        stepper = Stepper(*scheduler_for("ddim", config | {"prediction_type": prediction_type}), 50)
+        stepper = Stepper(
+            *scheduler_for("ddim", config | {"prediction_type": prediction_type}, own_class="PNDMScheduler"), 50
+        )
         assert stepper.schedule.alphas[0] == 0.0
         formulas = ddim_sensitivities(stepper.schedule, prediction_type)
         assert formulas[0] == pytest.approx(measured(stepper, 0), rel=1e-3)

@@ -17,7 +17,7 @@ BASE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linea
 
 
 def stepper(steps: int = 50, **changes: object) -> Stepper:
-    return Stepper(*scheduler_for("ddim", BASE | changes), steps)
+    return Stepper(*scheduler_for("ddim", BASE | changes, own_class="PNDMScheduler"), steps)
 
 
 def make(name: str, ours: Stepper) -> Predictor:
