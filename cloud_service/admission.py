@@ -56,7 +56,7 @@ def check_open(
     """
     try:
         latents_shape = served.model.latents_shape(header.height, header.width, header.num_images, header.num_frames)
-        stepper = _make_stepper(header, served)
+        stepper = _make_stepper(header, served, noise_seed=message.open.start.seed)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     if not served.has_room_for(latents_shape):
@@ -75,10 +75,12 @@ def check_open(
         raise InvalidRequest(str(error)) from error
 
 
-def _make_stepper(header: OpenHeader, served: Served) -> Stepper:
+def _make_stepper(header: OpenHeader, served: Served, *, noise_seed: int) -> Stepper:
     info = served.model.info
     config = parse_scheduler_config(info.scheduler_config)
-    class_name, own_config = scheduler_for(header.scheduler, config, own_class=info.scheduler_class)
+    class_name, own_config = scheduler_for(
+        header.scheduler, config, own_class=info.scheduler_class, noise_seed=noise_seed
+    )
     return Stepper(class_name, own_config, header.num_inference_steps, served.model.device)
 
 

@@ -67,9 +67,14 @@ class Replay:
         recording: What the models said.
         responses: How that changes with the latents.
         stepper: Of the recorded trajectory; used by nobody else. Its step must be linear (no clipping).
+
+    Raises:
+        ValueError: If the scheduler adds noise.
     """
 
     def __init__(self, recording: Recording, responses: Responses, stepper: Stepper) -> None:
+        if stepper.adds_noise:
+            raise ValueError("the scheduler adds noise, so plans cannot be replayed on a recording: choose another one")
         self._stepper = stepper
         self._num_steps = stepper.schedule.num_steps
         self._responses = responses

@@ -83,7 +83,9 @@ def default_scheduler(own_class: str, config: Mapping[str, Any]) -> str:
     return next(iter(known_schedulers(own_class, config)))
 
 
-def scheduler_for(name: str, config: Mapping[str, Any], *, own_class: str) -> tuple[str, SchedulerConfig]:
+def scheduler_for(
+    name: str, config: Mapping[str, Any], *, own_class: str, noise_seed: int = 0
+) -> tuple[str, SchedulerConfig]:
     """Return class name and configuration of scheduler `name` for a model with scheduler `config`.
 
     As `from_config` of diffusers does: the keys that both know are taken over, the rest of the
@@ -94,6 +96,7 @@ def scheduler_for(name: str, config: Mapping[str, Any], *, own_class: str) -> tu
         name: One of `known_schedulers`.
         config: The model's own scheduler configuration; with a `folded_shift`, where the size decides it.
         own_class: The class that it belongs to.
+        noise_seed: Seed of the generation, for a scheduler that adds noise.
 
     Raises:
         ValueError: If no such scheduler runs this model, or a value that it would take over is out of range.
@@ -110,6 +113,8 @@ def scheduler_for(name: str, config: Mapping[str, Any], *, own_class: str) -> tu
             taken["shift"] = config.get("flow_shift", 1.0)
         else:
             taken |= {"use_flow_sigmas": True, "prediction_type": FLOW, "flow_shift": _static_shift(config)}
+    if "noise_seed" in FIELDS[class_name]:
+        taken["noise_seed"] = noise_seed
     return class_name, checked_scheduler_config(class_name, taken)
 
 

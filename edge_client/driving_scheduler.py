@@ -22,6 +22,7 @@ class DrivingScheduler:
     Args:
         name: Command-line name of the update rule that was asked for.
         model: Whose scheduler configuration is taken, for the case that no cloud says anything that can be used.
+        noise_seed: Seed of the generation, for a scheduler that adds noise.
         num_inference_steps: Of the whole trajectory.
         latents_shape: `[B, C, H, W]` that the edge model works on.
         device: Of the edge model.
@@ -35,6 +36,7 @@ class DrivingScheduler:
         name: str,
         model: Described,
         *,
+        noise_seed: int,
         num_inference_steps: int,
         latents_shape: tuple[int, ...],
         device: torch.device,
@@ -42,7 +44,7 @@ class DrivingScheduler:
         self.stepper: Stepper
         self._agreed: Stepper | None = None
         config = parse_scheduler_config(model.scheduler_config)
-        self._asked = scheduler_for(name, config, own_class=model.scheduler_class)
+        self._asked = scheduler_for(name, config, own_class=model.scheduler_class, noise_seed=noise_seed)
         self._num_inference_steps = num_inference_steps
         self._latents_shape = latents_shape
         self._device = device

@@ -95,6 +95,7 @@ class Generation:
         self._scheduler = DrivingScheduler(
             request.scheduler,
             info,
+            noise_seed=request.seed,
             num_inference_steps=self._plan.num_inference_steps,
             latents_shape=self._latents_shape,
             device=edge.model.device,

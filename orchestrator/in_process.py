@@ -80,7 +80,7 @@ class InProcessPair:
         self.edge = edge
         self._guidance_scale = guidance_scale
         config = json.loads(cloud.info.scheduler_config)
-        self._scheduler = scheduler_for(scheduler, config, own_class=cloud.info.scheduler_class)
+        self._scheduler = scheduler_for(scheduler, config, own_class=cloud.info.scheduler_class, noise_seed=seeds[0])
         shape = cloud.latents_shape(0, 0, 1)
         self._noise = torch.cat([draw_noise(shape, seed) for seed in seeds])
         self._conditionings = {

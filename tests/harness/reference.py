@@ -114,7 +114,7 @@ class ReferencePair:
         """
         cloud = self._models["C"]
         own_config = parse_scheduler_config(cloud.info.scheduler_config)
-        class_name, config = scheduler_for(scheduler, own_config, own_class=cloud.info.scheduler_class)
+        class_name, config = scheduler_for(scheduler, own_config, own_class=cloud.info.scheduler_class, noise_seed=seed)
         stepper = Stepper(class_name, config, len(step_sources))
         shape = cloud.latents_shape(0, 0, num_images)
         trajectory = Trajectory(

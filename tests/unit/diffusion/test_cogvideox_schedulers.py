@@ -28,8 +28,8 @@ SPACINGS = ["trailing", "leading", "linspace"]
 
 
 def stepper(name: str, steps: int = 50, noise_seed: int = 0, **changes: object) -> Stepper:
-    class_name, config = scheduler_for(name, CONFIG | changes, own_class="CogVideoXDDIMScheduler")
-    return Stepper(class_name, config | ({"noise_seed": noise_seed} if name == "dpm" else {}), steps)
+    own_class = "CogVideoXDDIMScheduler"
+    return Stepper(*scheduler_for(name, CONFIG | changes, own_class=own_class, noise_seed=noise_seed), steps)
 
 
 def test_reference_trajectory_is_reproduced_from_its_predictions():

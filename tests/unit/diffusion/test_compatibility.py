@@ -103,6 +103,58 @@ def test_a_scheduler_difference_names_the_key_and_both_values():
     )
 
 
+FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
+DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+WAN = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("own_class", "ours", "theirs", "said"),
+    [
+        (FLOW_EULER, {"shift": 3.0}, {"shift": 1.0}, ["shift differs: cloud 3.0, edge 1.0"]),
+        (FLOW_EULER, DYNAMIC, DYNAMIC | {"max_shift": 1.3}, ["max_shift differs: cloud 1.15, edge 1.3"]),
+        (
+            "UniPCMultistepScheduler",
+            WAN | {"flow_shift": 5.0},
+            WAN | {"flow_shift": 3.0},
+            ["flow_shift differs: cloud 5.0, edge 3.0"],
+        ),
+        (
+            "CogVideoXDDIMScheduler",
+            {"snr_shift_scale": 1.0},
+            {"snr_shift_scale": 3.0},
+            ["snr_shift_scale differs: cloud 1.0, edge 3.0"],
+        ),
+        (FLOW_EULER, DYNAMIC, DYNAMIC, []),
+    ],
+)
+def test_shifts_that_differ_are_a_warning_with_both_values(own_class, ours, theirs, said):
+    cloud = replace(CLOUD, scheduler_class=own_class, scheduler_config=json.dumps(ours))
+    edge = replace(EDGE, scheduler_class=own_class, scheduler_config=json.dumps(theirs))
+    outcome = check_pair(cloud, edge)
+    assert outcome.refusal is None
+    assert [warning.removeprefix("scheduler ").split(";")[0] for warning in outcome.warnings] == said
+
+
+def test_one_flow_by_two_classes_is_compared_by_its_shift():
+    cloud = replace(
+        CLOUD, scheduler_class="UniPCMultistepScheduler", scheduler_config=json.dumps(WAN | {"flow_shift": 5.0})
+    )
+    edge = replace(EDGE, scheduler_class=FLOW_EULER, scheduler_config='{"shift": 5.0}')
+    assert check_pair(cloud, edge).warnings == ()
+    (warning,) = check_pair(cloud, replace(edge, scheduler_config='{"shift": 1.0}')).warnings
+    assert warning.startswith("scheduler flow_shift differs: cloud 5.0, edge 1.0;")
+
+
+def test_schedulers_of_another_kind_are_a_warning_and_no_refusal():
+    edge = replace(EDGE, scheduler_class=FLOW_EULER, scheduler_config='{"shift": 3.0}')
+    outcome = check_pair(CLOUD, edge)
+    assert outcome.refusal is None
+    assert outcome.warnings == (
+        f"scheduler differs: cloud PNDMScheduler, edge {FLOW_EULER}; the cloud's is used for both",
+    )
+
+
 def test_long_values_are_cut_in_warnings():
     config = json.dumps(SCHEDULER | {"trained_betas": [0.01] * 1000})
     (warning,) = check_pair(CLOUD, replace(EDGE, scheduler_config=config)).warnings

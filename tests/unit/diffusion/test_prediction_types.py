@@ -33,9 +33,7 @@ def test_true_prediction_of_one_type_becomes_the_true_one_of_another(source, tar
     assert torch.allclose(converted, predictions[target], atol=2e-5)
 
 
-@given(
-    alpha=st.floats(0.05, 0.99), is_flow=st.booleans(), seed=st.integers(0, 1000), types=st.permutations(TYPES)
-)
+@given(alpha=st.floats(0.05, 0.99), is_flow=st.booleans(), seed=st.integers(0, 1000), types=st.permutations(TYPES))
 def test_conversion_round_trips_for_any_prediction(alpha, is_flow, seed, types):
     source, target, *_ = types
     x, sigma, _ = truth(alpha, seed, sigma=1 - alpha if is_flow else None)
