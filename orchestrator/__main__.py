@@ -64,7 +64,7 @@ def cli() -> None:
 @click.option("--max-cloud-calls", type=int, help="Hard bound on real evaluations in the cloud.")
 @click.option(
     "--scheduler",
-    type=click.Choice(tuple(SCHEDULERS)),
+    type=click.Choice(SCHEDULERS),
     help="adaptive: which of the bundled pair's plans.  [default: ddim]",
 )
 @click.option(

@@ -18,7 +18,7 @@ from diffusion.model import Evaluation, Model
 from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
 from diffusion.predictors import COMPANIONS, Predictor, make_predictor
-from diffusion.schedulers import Stepper, scheduler_for
+from diffusion.schedulers import Stepper, default_scheduler, scheduler_for
 from diffusion.sensitivity import latents_sensitivities
 from diffusion.trajectory import StepResult, Trajectory, denoise
 from orchestrator.corrections import Granted, calls_left, make_corrections
@@ -63,7 +63,7 @@ class InProcessPair:
         prompts: Evaluated together, in one batch.
         seeds: One for each prompt.
         guidance_scale: Above 1 classifier-free guidance is on.
-        scheduler: Command-line name.
+        scheduler: Command-line name; None: the default of the cloud model's family. As `scheduler` it is named.
     """
 
     def __init__(
@@ -74,13 +74,16 @@ class InProcessPair:
         seeds: Sequence[int],
         *,
         guidance_scale: float,
-        scheduler: str = "ddim",
+        scheduler: str | None = None,
     ) -> None:
         self.cloud = cloud
         self.edge = edge
         self._guidance_scale = guidance_scale
         config = json.loads(cloud.info.scheduler_config)
-        self._scheduler = scheduler_for(scheduler, config, own_class=cloud.info.scheduler_class, noise_seed=seeds[0])
+        self.scheduler = scheduler or default_scheduler(cloud.info.scheduler_class, config)
+        self._scheduler = scheduler_for(
+            self.scheduler, config, own_class=cloud.info.scheduler_class, noise_seed=seeds[0]
+        )
         shape = cloud.latents_shape(0, 0, 1)
         self._noise = torch.cat([draw_noise(shape, seed) for seed in seeds])
         self._conditionings = {

@@ -35,7 +35,7 @@ class SearchOptions:
     prompts: Path | None
     num_prompts: int
     seed: int
-    scheduler: str
+    scheduler: str | None
     num_inference_steps: int
     guidance_scale: float | None
     max_error: float
@@ -60,7 +60,7 @@ class SearchOptions:
 )
 @click.option("--num-prompts", type=click.IntRange(_MIN_PROMPTS), default=12, show_default=True, help="The first N.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the first prompt; then one up.")
-@click.option("--scheduler", type=click.Choice(tuple(SCHEDULERS)), default="ddim", show_default=True)
+@click.option("--scheduler", type=click.Choice(SCHEDULERS), help="[default: that of the cloud model's family]")
 @click.option("--num-inference-steps", type=int, default=DEFAULT_NUM_INFERENCE_STEPS, show_default=True)
 @click.option("--guidance-scale", type=click.FloatRange(0), help="[default: that of the bundled pair]")
 @click.option(
@@ -174,7 +174,7 @@ def _search(options: SearchOptions) -> None:
     plan_file = assemble(
         findings,
         pair=pair,
-        scheduler=options.scheduler,
+        scheduler=pair.scheduler,
         guidance_scale=pair_guidance(options),
         prompts=prompts,
         seeds=_seeds(options),
@@ -247,7 +247,7 @@ def _depends_on(options: SearchOptions, pair: InProcessPair, prompts: list[str])
             [info.fingerprint, info.vae_fingerprint, info.text_encoder_fingerprint, info.dtype, info.device]
             for info in (pair.cloud.info, pair.edge.info)
         ],
-        "scheduler": [options.scheduler, pair.cloud.info.scheduler_config, options.num_inference_steps],
+        "scheduler": [pair.scheduler, pair.cloud.info.scheduler_config, options.num_inference_steps],
         "guidance_scale": pair_guidance(options),
         "prompts": prompts,
         "seeds": _seeds(options),
