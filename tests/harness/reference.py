@@ -19,6 +19,7 @@ from diffusion.trajectory import Trajectory
 from wire.messages import Array, Plan
 
 SD_TINY = Path(__file__).resolve().parents[1] / "data" / "sd-tiny"
+SDXL_TINY = SD_TINY.with_name("sdxl-tiny")
 CLOUD_MODEL, EDGE_MODEL = SD_TINY / "cloud", SD_TINY / "edge"
 LATENTS_SHAPE = (1, 4, 16, 16)
 TOLERANCE = 1e-4
@@ -60,12 +61,12 @@ class Case:
         return [self.prompt, *(word for pair in words for word in pair)]
 
 
-def read_cases() -> dict[str, Case]:
-    """Return the recorded cases by name."""
-    return {raw["name"]: _case(raw) for raw in json.loads((SD_TINY / "cases.json").read_text())}
+def read_cases(folder: Path = SD_TINY) -> dict[str, Case]:
+    """Return the recorded cases of a pair by name."""
+    return {raw["name"]: _case(folder, raw) for raw in json.loads((folder / "cases.json").read_text())}
 
 
-def _case(raw: dict[str, Any]) -> Case:
+def _case(folder: Path, raw: dict[str, Any]) -> Case:
     plan_keys = ("warmup_steps", "skip_interval", "smoothing", "handoff_step")
     return Case(
         name=raw["name"],
@@ -74,10 +75,10 @@ def _case(raw: dict[str, Any]) -> Case:
         negative_prompt=raw["negative_prompt"] or "",
         guidance_scale=raw["guidance_scale"],
         num_inference_steps=raw["num_inference_steps"],
-        initial_latents=SD_TINY / raw["initial_latents"],
+        initial_latents=folder / raw["initial_latents"],
         plan={key: raw[key] for key in plan_keys if raw[key] is not None},
         step_sources=raw["step_sources"],
-        final_latents=np.load(SD_TINY / raw["final_latents"]),
+        final_latents=np.load(folder / raw["final_latents"]),
     )
 
 
