@@ -93,8 +93,8 @@ async def test_connections_share_the_bandwidth_fairly() -> None:
         first, second = sorted(await asyncio.gather(*(seconds(ends.far) for ends in pairs)))
         await asyncio.gather(*sending)
     assert second >= 0.4
-    # Alone it would have taken 0.2 s.
-    assert first >= 0.3
+    # Alone it would have taken 0.2 s; the second may begin later by what a busy machine takes.
+    assert first >= 0.25
 
 
 async def test_the_two_directions_have_a_bandwidth_each() -> None:
