@@ -14,10 +14,10 @@ DECISIONS = ("agreement", "handoff")
 
 @dataclass(frozen=True, kw_only=True)
 class _Made:
-    """When latents were made, by the clock of the cloud at the end of `link`, which knows its offset."""
+    """When latents were made, by the clock of the cloud that `links` lead to; the best estimate of it first."""
 
     at: float
-    link: LinkEstimate
+    links: tuple[LinkEstimate, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,9 @@ class LatentsAges:
         self._decided: list[_Decided] = []
         self._corrections: list[float] = []
 
-    def arrived(self, step_index: int, message: Step | HandedOff, link: LinkEstimate) -> None:
-        """Note when the cloud had made the latents at `step_index`."""
-        self._made[step_index] = _Made(at=made_at(message), link=link)
+    def arrived(self, step_index: int, message: Step | HandedOff, links: tuple[LinkEstimate, ...]) -> None:
+        """Note when the cloud had made the latents at `step_index`; the first of `links` with a probe counts."""
+        self._made[step_index] = _Made(at=made_at(message), links=links)
 
     def decided(self, decision: str, step_index: int) -> None:
         """Note one of `DECISIONS`, made now from the cloud's latents at `step_index`; the edge's own have no age."""
@@ -55,8 +55,8 @@ class LatentsAges:
         """From when the cloud had made latents to each of the `DECISIONS` from them, and of corrections."""
         ages: dict[str, list[float]] = {name: [] for name in DECISIONS}
         for each in self._decided:
-            if each.made.link.num_probes:
-                ages[each.decision].append(each.made.link.one_way_seconds(each.made.at, each.at))
+            for link in [link for link in each.made.links if link.num_probes][:1]:
+                ages[each.decision].append(link.one_way_seconds(each.made.at, each.at))
         return ages | {"correction": self._corrections}
 
 

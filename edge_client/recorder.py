@@ -137,7 +137,7 @@ class Recorder:
         if step.latents is not None and self.link.num_probes:
             self.transit_seconds.append(self.link.one_way_seconds(step.sent_at, received_at))
         if step.latents is not None:
-            self.ages.arrived(step.step_index + 1, step, self.link)
+            self.ages.arrived(step.step_index + 1, step, self._clock_links)
         self.notify()
 
     def is_late(self, step: Step, bearable_seconds: float) -> bool:
@@ -145,9 +145,14 @@ class Recorder:
 
         Before the first probe of the present cloud the pings of the first stream tell; without either nothing is late.
         """
-        link = self.link if self.link.num_probes or len(self.clouds) > 1 else self.stream_link
+        link = next((link for link in self._clock_links if link.num_probes), self.link)
         limit_seconds = max(2 * link.rtt_quantile_seconds(0.0), bearable_seconds)
         return link.num_probes > 0 and link.one_way_seconds(made_at(step), stamp_seconds()) > limit_seconds
+
+    @property
+    def _clock_links(self) -> tuple[LinkEstimate, ...]:
+        """What tells the present cloud's clock: its probes, before the first of them the pings of the first stream."""
+        return (self.link, self.stream_link) if len(self.clouds) <= 1 else (self.link,)
 
     def edge_step(self, step_index: int) -> None:
         """Note a step of the edge model."""
@@ -204,7 +209,7 @@ class Recorder:
             "transit": transit,
             "edge_decode": decode_seconds,
         }
-        self.ages.arrived(message.state.step_index, message, self.link)
+        self.ages.arrived(message.state.step_index, message, self._clock_links)
 
     def cloud_totals(self, totals: Totals) -> None:
         """Take over the present cloud's own account of its time."""

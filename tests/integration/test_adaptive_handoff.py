@@ -44,7 +44,8 @@ async def test_agreement_comes_at_the_same_step_on_a_slow_link_as_in_one_process
         alone = pair.in_one_process(request)
     assert report["handoff"] == {"reason": "agreement", "step": AGREED_STEP}
     ages = report["network"]["latents_age_seconds"]
-    assert min(ages["agreement"], ages["handoff"]) > 0.04
+    # Half a round trip, less what a busy machine's clock probes are wrong by.
+    assert min(ages["agreement"], ages["handoff"]) > 0.03
     assert ages["correction"] > 0.08
     assert alone.handoff_step == AGREED_STEP
     assert distance(latents, alone.latents.numpy()) < TOLERANCE
