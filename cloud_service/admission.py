@@ -8,7 +8,8 @@ from typing import cast
 from cloud_service.request import Request
 from cloud_service.warm_up import Served
 from diffusion.predictors import COMPANIONS, Predictor, make_predictor
-from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
+from diffusion.scheduler_config import scheduler_config_at, scheduler_for
+from diffusion.schedulers import Stepper
 from diffusion.tensors import from_array
 from orchestrator.refresh import make_refresh
 from protos import ecdiff_v1_pb2 as pb
@@ -56,7 +57,7 @@ def check_open(
     """
     try:
         latents_shape = served.model.latents_shape(header.height, header.width, header.num_images, header.num_frames)
-        stepper = _make_stepper(header, served, noise_seed=message.open.start.seed)
+        stepper = _make_stepper(header, served, latents_shape, noise_seed=message.open.start.seed)
     except ValueError as error:
         raise InvalidRequest(str(error)) from error
     if not served.has_room_for(latents_shape):
@@ -75,9 +76,9 @@ def check_open(
         raise InvalidRequest(str(error)) from error
 
 
-def _make_stepper(header: OpenHeader, served: Served, *, noise_seed: int) -> Stepper:
+def _make_stepper(header: OpenHeader, served: Served, latents_shape: tuple[int, ...], *, noise_seed: int) -> Stepper:
     info = served.model.info
-    config = parse_scheduler_config(info.scheduler_config)
+    config = scheduler_config_at(info.scheduler_config, latents_shape)
     class_name, own_config = scheduler_for(
         header.scheduler, config, own_class=info.scheduler_class, noise_seed=noise_seed
     )

@@ -44,6 +44,10 @@ class PipelineFolder:
         """What model_index.json says beside the parts, such as `force_zeros_for_empty_prompt`."""
         return {key: value for key, value in self._index.items() if not isinstance(value, list)}
 
+    def has_part(self, part: str) -> bool:
+        """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
+        return self._index.get(part) != [None, None]
+
     def part_class(self, part: str, allowed: tuple[str, ...]) -> str:
         """Return the class name of a part.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion.scheduler_fields import FIELDS, FLOW, PREDICTION_TYPES, SchedulerConfig, checked_scheduler_config
 
 __all__ = [
+    "PATCH_SIDE",
     "PREDICTION_TYPES",
     "SCHEDULERS",
     "SchedulerConfig",
@@ -23,11 +24,14 @@ __all__ = [
     "folded_shift",
     "known_schedulers",
     "parse_scheduler_config",
+    "scheduler_config_at",
     "scheduler_for",
 ]
 
 MAX_CONFIG_CHARS = 2**18  # a config with 1,000 trained betas has about 25,000
 
+PATCH_SIDE = 2
+"""Latent pixels of a token, each way, of the transformers whose shift depends on the size (FLUX, SD3)."""
 _FLOW_EULER = "FlowMatchEulerDiscreteScheduler"
 _BY_BETAS = {
     "ddim": "DDIMScheduler",
@@ -60,6 +64,20 @@ def parse_scheduler_config(text: str) -> SchedulerConfig:
     if not isinstance(config, dict):
         raise ValueError("scheduler config: not a JSON object")
     return config
+
+
+def scheduler_config_at(text: str, latents_shape: Sequence[int]) -> SchedulerConfig:
+    """Return a model's own scheduler configuration for one size: nothing in it depends on the size any more.
+
+    Args:
+        text: `ModelInfo.scheduler_config`.
+        latents_shape: Of the generation; rows and columns stand last in every layout.
+
+    Raises:
+        ValueError: If it is malformed.
+    """
+    height, width = latents_shape[-2:]
+    return folded_shift(parse_scheduler_config(text), (height // PATCH_SIDE) * (width // PATCH_SIDE))
 
 
 def known_schedulers(own_class: str, config: Mapping[str, Any]) -> Mapping[str, str]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from diffusion.compatibility import Described
-from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
+from diffusion.scheduler_config import scheduler_config_at, scheduler_for
+from diffusion.schedulers import Stepper
 from diffusion.tensors import from_array
 from wire.errors import IncompatibleModels, ProtocolError
 from wire.messages import Opened, State
@@ -43,7 +44,7 @@ class DrivingScheduler:
     ) -> None:
         self.stepper: Stepper
         self._agreed: Stepper | None = None
-        config = parse_scheduler_config(model.scheduler_config)
+        config = scheduler_config_at(model.scheduler_config, latents_shape)
         self._asked = scheduler_for(name, config, own_class=model.scheduler_class, noise_seed=noise_seed)
         self._num_inference_steps = num_inference_steps
         self._latents_shape = latents_shape

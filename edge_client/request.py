@@ -9,7 +9,13 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from diffusion.compatibility import Described
-from diffusion.scheduler_config import SCHEDULERS, default_scheduler, parse_scheduler_config, scheduler_for
+from diffusion.scheduler_config import (
+    SCHEDULERS,
+    default_scheduler,
+    folded_shift,
+    parse_scheduler_config,
+    scheduler_for,
+)
 from edge_client.file_content import InputFile
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, PlanOptions, make_edge_plan, make_plan
 from wire.messages import Codec, Limits, Plan
@@ -137,7 +143,8 @@ class GenerationRequest:
         """
         config = parse_scheduler_config(model.scheduler_config)
         name = self.scheduler or default_scheduler(model.scheduler_class, config)
-        scheduler_for(name, config, own_class=model.scheduler_class)
+        # Whether there is such a scheduler depends on no size: any will do.
+        scheduler_for(name, folded_shift(config, 1), own_class=model.scheduler_class)
         return replace(self, scheduler=name)
 
     @cached_property

@@ -5,7 +5,6 @@ Not a decision: this module, unlike the others of its folder, runs models. It is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +17,8 @@ from diffusion.model import Evaluation, Model
 from diffusion.noise import draw_noise
 from diffusion.prediction_types import convert_prediction
 from diffusion.predictors import COMPANIONS, Predictor, make_predictor
-from diffusion.schedulers import Stepper, default_scheduler, scheduler_for
+from diffusion.scheduler_config import default_scheduler, scheduler_config_at, scheduler_for
+from diffusion.schedulers import Stepper
 from diffusion.sensitivity import latents_sensitivities
 from diffusion.trajectory import StepResult, Trajectory, denoise
 from orchestrator.corrections import Granted, calls_left, make_corrections
@@ -79,12 +79,12 @@ class InProcessPair:
         self.cloud = cloud
         self.edge = edge
         self._guidance_scale = guidance_scale
-        config = json.loads(cloud.info.scheduler_config)
+        shape = cloud.latents_shape(0, 0, 1)
+        config = scheduler_config_at(cloud.info.scheduler_config, shape)
         self.scheduler = scheduler or default_scheduler(cloud.info.scheduler_class, config)
         self._scheduler = scheduler_for(
             self.scheduler, config, own_class=cloud.info.scheduler_class, noise_seed=seeds[0]
         )
-        shape = cloud.latents_shape(0, 0, 1)
         self._noise = torch.cat([draw_noise(shape, seed) for seed in seeds])
         self._conditionings = {
             model: [model.encode_prompt(prompt, guided=guidance_scale > 1.0) for prompt in prompts]

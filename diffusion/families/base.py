@@ -19,7 +19,7 @@ from diffusion.devices import in_memory_format, memory_format_for, on_device
 from diffusion.guidance import guide
 from diffusion.model import Conditioning, Evaluation, ModelInfo
 from diffusion.pipeline_folder import PipelineFolder, canonical_json
-from diffusion.scheduler_config import PREDICTION_TYPES
+from diffusion.scheduler_fields import FLOW, PREDICTION_TYPES
 from diffusion.text_encoders import TextEncoder
 from diffusion.vae import PICTURE_CLASSES, Vae, to_pixels
 
@@ -85,6 +85,8 @@ class FamilyModel(ABC):
     """Its class in diffusers."""
     text_encoder_classes: ClassVar[tuple[tuple[str, ...], ...]]
     """Of each text encoder, in the order of the subfolders `text_encoder`, `text_encoder_2`, ..."""
+    optional_text_encoders: ClassVar[tuple[str, ...]] = ()
+    """Subfolders of those that a folder may leave out."""
     vae_classes: ClassVar[tuple[str, ...]] = PICTURE_CLASSES
     layout: ClassVar[str] = "BCHW"
     default_prediction_type: ClassVar[str] = "epsilon"
@@ -100,6 +102,7 @@ class FamilyModel(ABC):
         self.text_encoders = [
             TextEncoder(folder, classes, device=device, dtype=dtype, suffix=suffix)
             for classes, suffix in zip(self.text_encoder_classes, suffixes, strict=True)
+            if f"text_encoder{suffix}" not in self.optional_text_encoders or folder.has_part(f"text_encoder{suffix}")
         ]
         self.vae = Vae(folder, self.vae_classes, device=device, dtype=dtype)
         self.check()
@@ -274,9 +277,10 @@ class FamilyModel(ABC):
     def _describe(self, name: str) -> ModelInfo:
         scheduler = self.scheduler_config()
         prediction_type = scheduler.get("prediction_type", self.default_prediction_type)
-        if prediction_type not in PREDICTION_TYPES:
+        known = (*PREDICTION_TYPES, FLOW)
+        if prediction_type not in known:
             raise ValueError(
-                f"{self.folder.path}: prediction_type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}"
+                f"{self.folder.path}: prediction_type {prediction_type!r} is not one of {', '.join(known)}"
             )
         height, width = self.default_size
         return ModelInfo(

@@ -44,7 +44,7 @@ def test_a_damaged_index_is_named(tmp_path, content):
     assert "model_index.json is not" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["FluxPipeline", "", None])
+@pytest.mark.parametrize("name", ["PixArtSigmaPipeline", "", None])
 def test_an_unknown_pipeline_lists_the_known_ones(tmp_path, name):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
     text = refused(tmp_path)
