@@ -7,6 +7,7 @@ two stock pipelines run by hand: the large one up to the step, the small one fro
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import warnings
@@ -52,12 +53,17 @@ class Subject:
     negative_prompt: str | None = "a dog"
 
 
+_VIDEO = {"height": 80, "width": 64, "num_frames": 9}
 SUBJECTS: dict[str, Subject] = {
     "sd": Subject(),
     "sdxl": Subject(),
     "sd3": Subject(),
     "flux": Subject(size={"height": 128, "width": 192}, negative_prompt=None),
     "flux-schnell": Subject(size={"height": 128, "width": 192}, negative_prompt=None),
+    "cogvideox": Subject(size=_VIDEO),
+    "cogvideox-2b": Subject(size={**_VIDEO, "height": 64, "width": 96}),
+    "cogvideox-1.5": Subject(size=_VIDEO),
+    "wan": Subject(size=_VIDEO),
 }
 """By the name in `models.tiny.build`."""
 
@@ -73,30 +79,44 @@ def stock_pipeline(folder: Path, **parts: Any) -> Any:
     return pipeline
 
 
-def stock_latents(
-    pipeline: Any, subject: Subject, *, num_images: int = 1, replaced: Mapping[int, Tensor] | None = None
-) -> list[Tensor]:
-    """Return what the stock pipeline made after each step, as it keeps it.
+@dataclass(frozen=True)
+class StockStep:
+    """What a stock pipeline has after a step.
+
+    Attributes:
+        latents: As it keeps them.
+        scheduler: Its scheduler, with whatever that remembers.
+    """
+
+    latents: Tensor
+    scheduler: Any
+
+
+def stock_steps(
+    pipeline: Any, subject: Subject, *, num_images: int = 1, taken_over: StockStep | None = None
+) -> list[StockStep]:
+    """Run a stock pipeline and return what it had after each step.
 
     Args:
         pipeline: Of diffusers.
         subject: What it is asked for.
         num_images: Of the prompt.
-        replaced: Step -> latents to go on with after it, instead of its own.
+        taken_over: Stands in for its own before `HANDOFF_STEP`.
     """
-    made: list[Tensor] = []
+    made: list[StockStep] = []
 
     def after(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        latents = (replaced or {}).get(step, tensors["latents"])
-        made.append(latents.clone())
+        latents = tensors["latents"]
+        if step == HANDOFF_STEP - 1 and taken_over is not None:
+            latents, pipeline.scheduler = taken_over.latents, copy.deepcopy(taken_over.scheduler)
+        made.append(StockStep(latents.clone(), copy.deepcopy(pipeline.scheduler)))
         return {"latents": latents}
 
-    given = {} if subject.negative_prompt is None else {"negative_prompt": subject.negative_prompt}
+    given = {} if subject.negative_prompt is None else {"negative_prompt": [subject.negative_prompt] * num_images}
     pipeline(
-        PROMPT,
+        [PROMPT] * num_images,
         num_inference_steps=NUM_STEPS,
         guidance_scale=subject.guidance_scale,
-        num_images_per_prompt=num_images,
         generator=[torch.Generator().manual_seed(SEED + index) for index in range(num_images)],
         output_type="latent",
         callback_on_step_end=after,
@@ -106,15 +126,20 @@ def stock_latents(
     return made
 
 
+def stock_latents(pipeline: Any, subject: Subject, *, num_images: int = 1) -> Tensor:
+    """Return the final latents of a stock pipeline, as it keeps them; see `stock_steps`."""
+    return stock_steps(pipeline, subject, num_images=num_images)[-1].latents
+
+
 def stock_handoff(large: Any, small: Any, subject: Subject) -> Tensor:
-    """Return the final latents of both stock pipelines run by hand; neither scheduler keeps a history."""
-    early = stock_latents(large, subject)[HANDOFF_STEP - 1]
-    return stock_latents(small, subject, replaced={HANDOFF_STEP - 1: early})[-1]
+    """Return the final latents of both stock pipelines run by hand; the second goes on with the first's scheduler."""
+    early = stock_steps(large, subject)[HANDOFF_STEP - 1]
+    return stock_steps(small, subject, taken_over=early)[-1].latents
 
 
 def unpacked(pipeline: Any, latents: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return a stock pipeline's latents as ours: FLUX's keeps them packed."""
-    if latents.dim() == len(shape):
+    if latents.shape == shape:
         return latents
     factor = pipeline.vae_scale_factor
     plain: Tensor = pipeline._unpack_latents(latents, shape[-2] * factor, shape[-1] * factor, factor)
@@ -123,7 +148,8 @@ def unpacked(pipeline: Any, latents: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def our_latents(large: Model, small: Model, subject: Subject, *, handoff_step: int, num_images: int = 1) -> Tensor:
     """Return our final latents: `large` before `handoff_step`, then `small`, driven by the large model's scheduler."""
-    shape = large.latents_shape(subject.size.get("height", 0), subject.size.get("width", 0), num_images)
+    height, width, num_frames = (subject.size.get(name, 0) for name in ("height", "width", "num_frames"))
+    shape = large.latents_shape(height, width, num_images, num_frames)
     config, own = scheduler_config_at(large.info.scheduler_config, shape), large.info.scheduler_class
     stepper = Stepper(*scheduler_for(default_scheduler(own, config), config, own_class=own), NUM_STEPS)
     trajectory = Trajectory(draw_noise(shape, SEED) * stepper.schedule.init_noise_sigma, stepper)
@@ -203,7 +229,7 @@ def compare(name: str, folder: Path) -> dict[str, float | None]:
     handed = our_latents(large, small, subject, handoff_step=HANDOFF_STEP)
     shape = tuple(alone.shape)
     return {
-        "stock": difference(alone, unpacked(stock, stock_latents(stock, subject)[-1], shape)),
+        "stock": difference(alone, unpacked(stock, stock_latents(stock, subject), shape)),
         "handoff": difference(handed, unpacked(stock, stock_handoff(stock, stock_small, subject), shape)),
         "golden": golden_difference(_RECORDED / f"{name}-tiny"),
     }

@@ -36,6 +36,7 @@ class ModelInfo:
         device: cpu or cuda.
         default_num_frames: Of a video; 0 where the model makes pictures.
         vae_temporal_scale_factor: Frames per latent frame after the first; 0 where the model makes pictures.
+        default_fps: Frames a second of a video; 0 where the model makes pictures.
         guidance_distilled: Whether the network takes no negative prompt: guidance is fed to it as a number, if at all.
         default_guidance_scale: What the family's users start with.
     """
@@ -60,6 +61,7 @@ class ModelInfo:
     device: str
     default_num_frames: int = 0
     vae_temporal_scale_factor: int = 0
+    default_fps: int = 0
     guidance_distilled: bool = False
     default_guidance_scale: float = 7.5
 

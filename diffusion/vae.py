@@ -12,6 +12,10 @@ from torch import Tensor
 from diffusion.pipeline_folder import PipelineFolder
 
 PICTURE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+COGVIDEOX_CLASSES = ("AutoencoderKLCogVideoX",)
+WAN_CLASSES = ("AutoencoderKLWan",)
+# Where the configuration says none, by class; 1 for the others.
+_SCALING_FACTORS = {"AutoencoderKL": 0.18215, "AutoencoderKLCogVideoX": 1.15258426}
 
 
 class Vae:
@@ -33,8 +37,10 @@ class Vae:
         self._folder, self._device = folder, device
         self.class_name = folder.part_class("vae", classes)
         self.config = folder.config("vae")
-        # A VAE with force_upcast overflows in half precision.
-        upcast = bool(self.config.get("force_upcast", self.class_name == "AutoencoderKL"))
+        # A VAE with force_upcast overflows in half precision. CogVideoX's says so too, yet its pipeline decodes in half
+        # precision, as everybody does who runs it; Wan's says nothing, and is published in float32.
+        by_class = {"AutoencoderKL": self.config.get("force_upcast", True), **dict.fromkeys(WAN_CLASSES, True)}
+        upcast = bool(by_class.get(self.class_name, False))
         self.dtype = torch.float32 if upcast else dtype
 
     @property
@@ -45,7 +51,7 @@ class Vae:
     @property
     def scaling_factor(self) -> float:
         """Scheduler latents = (VAE latents - shift) * scaling factor."""
-        return float(self.config.get("scaling_factor", 1.0 if self.class_name == "AutoencoderTiny" else 0.18215))
+        return float(self.config.get("scaling_factor", _SCALING_FACTORS.get(self.class_name, 1.0)))
 
     @property
     def shift_factor(self) -> float:
@@ -59,11 +65,19 @@ class Vae:
         Raises:
             ValueError: If the configuration does not say.
         """
+        if self.class_name in WAN_CLASSES:
+            return int(self.config.get("scale_factor_spatial", 8))
         # AutoencoderTiny names its blocks by side; both sides halve or double once between two blocks.
         blocks = self.config.get("block_out_channels") or self.config.get("decoder_block_out_channels")
         if not isinstance(blocks, list) or not blocks:
             raise ValueError(f"{self._folder.path}: the VAE's configuration has no block_out_channels")
         return int(2 ** (len(blocks) - 1))
+
+    @property
+    def temporal_scale_factor(self) -> int:
+        """Frames per latent frame after the first, of a VAE for videos."""
+        key = "scale_factor_temporal" if self.class_name in WAN_CLASSES else "temporal_compression_ratio"
+        return int(self.config.get(key, 4))
 
     def fingerprint(self) -> str:
         """Return a hex digest of configuration and weights."""
@@ -72,8 +86,16 @@ class Vae:
     def decode(self, latents: Tensor) -> Tensor:
         """Decode clean latents of scheduler scaling, in the axes that the VAE takes; float32, -1..1."""
         latents = latents.to(self._device, self.dtype) / self.scaling_factor + self.shift_factor
+        if self.class_name in WAN_CLASSES:
+            # Its latents are scaled channel by channel.
+            mean, std = (self._by_channel(key, latents) for key in ("latents_mean", "latents_std"))
+            latents = latents * std + mean
         pixels: Tensor = self.network.decode(latents, return_dict=False)[0]
         return pixels.float()
+
+    def _by_channel(self, key: str, latents: Tensor) -> Tensor:
+        values = latents.new_tensor(getattr(self.network.config, key))
+        return values.view(-1, *(1 for _ in latents.shape[2:]))
 
     @cached_property
     def network(self) -> Any:

@@ -1,4 +1,4 @@
-"""What the picture families with a flow-matching transformer share."""
+"""What the families with a transformer of two-pixel patches share."""
 
 from __future__ import annotations
 

@@ -10,14 +10,18 @@ from typing import Any
 import torch
 
 from diffusion.pipeline_folder import quiet_libraries
-from models.tiny import flux, sd, sd3, sdxl
+from models.tiny import cogvideox, flux, sd, sd3, sdxl, wan
 
 FAMILIES: dict[str, Callable[..., Any]] = {
+    "cogvideox": cogvideox.pipeline,
+    "cogvideox-1.5": functools.partial(cogvideox.pipeline, patch_size_t=2),
+    "cogvideox-2b": functools.partial(cogvideox.pipeline, rotary=False),
     "flux": flux.pipeline,
     "flux-schnell": functools.partial(flux.pipeline, guidance_embeds=False),
     "sd": sd.pipeline,
     "sd3": sd3.pipeline,
     "sdxl": sdxl.pipeline,
+    "wan": wan.pipeline,
 }
 """Name -> builder of a diffusers pipeline with so many `num_layers`."""
 

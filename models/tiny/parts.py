@@ -32,11 +32,26 @@ def t5(*, width: int = 32) -> Any:
     """Return a T5 encoder of `width`."""
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=T5_VOCABULARY, d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2, dropout_rate=0.0
-        )
-    )
+    return T5EncoderModel(T5Config(**_t5_config(width)))
+
+
+def umt5(*, width: int = 32) -> Any:
+    """Return a UMT5 encoder of `width`."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(UMT5Config(**_t5_config(width)))
+
+
+def _t5_config(width: int) -> dict[str, Any]:
+    return {
+        "vocab_size": T5_VOCABULARY,
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 2 * width,
+        "num_layers": 2,
+        "num_heads": 2,
+        "dropout_rate": 0.0,
+    }
 
 
 def unet(*, num_layers: int, cross_attention_dim: int, **more: Any) -> Any:

@@ -20,6 +20,7 @@ from wire.messages import Array, Plan
 
 SD_TINY = Path(__file__).resolve().parents[1] / "data" / "sd-tiny"
 SDXL_TINY = SD_TINY.with_name("sdxl-tiny")
+COGVIDEOX_TINY = SD_TINY.with_name("cogvideox-tiny")
 CLOUD_MODEL, EDGE_MODEL = SD_TINY / "cloud", SD_TINY / "edge"
 LATENTS_SHAPE = (1, 4, 16, 16)
 TOLERANCE = 1e-4

@@ -37,6 +37,7 @@ class ModelDescription:
     device: str
     default_num_frames: int = 0
     vae_temporal_scale_factor: int = 0
+    default_fps: int = 0
     guidance_distilled: bool = False
     default_guidance_scale: float = 7.5
 

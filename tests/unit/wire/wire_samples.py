@@ -106,6 +106,7 @@ MODEL = ModelDescription(
     device="cpu",
     default_num_frames=9,
     vae_temporal_scale_factor=4,
+    default_fps=8,
     guidance_distilled=True,
     default_guidance_scale=3.5,
 )
