@@ -10,6 +10,8 @@ class Described(Protocol):
     """What the check reads: `ModelInfo`, or the same fields from the other end."""
 
     @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
     def family(self) -> str: ...  # noqa: D102
     @property
     def prediction_type(self) -> str: ...  # noqa: D102
@@ -31,6 +33,10 @@ class Described(Protocol):
     def scheduler_class(self) -> str: ...  # noqa: D102
     @property
     def scheduler_config(self) -> str: ...  # noqa: D102
+    @property
+    def default_num_frames(self) -> int: ...  # noqa: D102
+    @property
+    def default_fps(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from edge_client.options import (
     MODEL_OPTIONS,
     PICTURE_FILE,
     PICTURE_OPTIONS,
+    PICTURE_OR_VIDEO_FILE,
     PLAN_OPTIONS,
     PROBE_OPTIONS,
     QUEUE_OPTIONS,
@@ -73,10 +74,18 @@ def cli() -> None:
     "--plan", "plan_file", type=INPUT_FILE, help="adaptive: plan file of orchestrator search.  [default: the bundled]"
 )
 @click.option("--num-images", type=int, default=1, show_default=True, help="Pictures, in one batch.")
+@click.option("--fps", type=int, help="Frames a second of a video.  [default: the model's]")
 @click.option("--initial-latents", type=INPUT_FILE, help=".npy of standard normal noise instead of the seed's.")
 @click.option("--save-latents", type=FILE, help=".npy for the final latents, float32, before the VAE's own scaling.")
 @with_options(MODEL_OPTIONS, CLOUD_OPTIONS, AGENT_OPTIONS)
-@click.option("-o", "--output", type=PICTURE_FILE, default=Path("out.png"), show_default=True, help="PNG to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=PICTURE_OR_VIDEO_FILE,
+    default=Path("out.png"),
+    show_default=True,
+    help="PNG to write; of a video an .mp4, a .gif or an animated .png.",
+)
 @click.option("--report", "report_file", type=FILE, help="JSON with what ran where and what it cost.")
 @click.option("--metrics-file", type=FILE, help="Prometheus textfile (.prom) with this run's series.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
@@ -121,7 +130,8 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
 
 def _save(made: Made, options: dict[str, Any]) -> list[str]:
     """Write what was asked for; return the names of the files."""
-    from edge_client.pictures import save_images, save_latents, save_report
+    from edge_client.pictures import save_latents, save_report
+    from edge_client.videos import save_outputs
 
     def save_final_latents(path: Path) -> None:
         assert made.latents is not None  # they were asked for
@@ -133,7 +143,7 @@ def _save(made: Made, options: dict[str, Any]) -> list[str]:
         write_metrics(path, made.observations)
 
     # The picture first: whatever fails after it costs less.
-    made.report["images"] = save_images(made.pngs, options["output"])
+    made.report["images"] = save_outputs(made.pngs, options["output"], made.report)
     written = list(made.report["images"])
     savers: dict[str, Callable[[Path], None]] = {
         "save_latents": save_final_latents,

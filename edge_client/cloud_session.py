@@ -113,6 +113,7 @@ class CloudSession:
         def spec(scaling: Scaling) -> TensorSpec:
             return TensorSpec(
                 shape=answer.latents_shape,
+                rank=len(answer.latents_shape),
                 dtypes=frozenset({answer.latents_dtype}),
                 codecs=frozenset({answer.codec}),
                 scaling=scaling,

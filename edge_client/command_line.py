@@ -35,9 +35,11 @@ def bad_usage() -> Iterator[None]:
 def check_outputs(options: dict[str, Any], num_images: int = 1) -> None:
     """Refuse what could not be written in the end."""
     from edge_client.pictures import check_outputs, image_paths
+    from edge_client.videos import check_writer
 
     others = [options.get(name) for name in ("report_file", "save_latents", "metrics_file")]
     with bad_usage():
+        check_writer(options["output"])
         check_outputs([*image_paths(options["output"], num_images), *filter(None, others)])
 
 

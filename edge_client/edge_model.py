@@ -86,7 +86,7 @@ class EdgeModel:
         return encoded
 
     async def decode(self, latents: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Decode scheduler latents `[B, C, H, W]` to pictures `[B, H, W, 3]`, uint8."""
+        """Decode scheduler latents to pictures `[B, H, W, 3]`, uint8; of videos `[B, F, H, W, 3]`."""
         started = time.perf_counter()
         pixels = await self.run(self._model.decode, latents)
         self.decode_seconds.add(time.perf_counter() - started)
@@ -159,8 +159,8 @@ class Typical:
 def _warm_up(model: Model) -> None:
     """Encode and decode once, small: the first call of each sets things up, and the shadow waits for the prompt."""
     model.encode_prompt("", guided=False)
-    side = 8  # latent pixels: enough to meet every layer
-    shape = (1, model.info.latent_channels, side, side)
+    side = 8 * model.info.vae_scale_factor  # 8 latent pixels: enough to meet every layer
+    shape = model.latents_shape(side, side, 1, min(1, model.info.default_num_frames))
     model.decode(torch.zeros(shape, device=model.device, dtype=model.dtype))
 
 

@@ -46,14 +46,20 @@ class GenerationResult:
     """What a generation gives.
 
     Attributes:
-        images: The pictures, in the order of their seeds.
-        latents: Final latents `[B, C, H, W]`, float32, before the VAE's own scaling.
+        pixels: The pictures `[B, H, W, 3]`, in the order of their seeds, or videos `[B, F, H, W, 3]`; uint8, RGB.
+        latents: Final latents in the model's layout, float32, before the VAE's own scaling.
         report: docs/report.md.
     """
 
-    images: list[Image.Image]
+    pixels: Array
     latents: Array
     report: Report
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The pictures, in the order of their seeds; of videos the first frames."""
+        firsts = self.pixels if self.pixels.ndim == 4 else self.pixels[:, 0]
+        return [Image.fromarray(picture) for picture in firsts]
 
 
 class Generation:
@@ -138,7 +144,7 @@ class Generation:
         note_deadline(self._recorder, self._clock.seconds_left())
         self._recorder.enter("done")
         return GenerationResult(
-            images=[Image.fromarray(picture) for picture in pixels],
+            pixels=pixels,
             latents=trajectory.latents.float().cpu().numpy(),
             report=make_report(self._recorder),
         )

@@ -18,19 +18,19 @@ class OutputFile(click.Path):
     """A file to write.
 
     Args:
-        suffix: What its name must end with, where the content has one format only.
+        suffixes: What its name must end with, where the content has few formats; none: any.
     """
 
-    def __init__(self, suffix: str = "") -> None:
+    def __init__(self, *suffixes: str) -> None:
         super().__init__(path_type=Path, dir_okay=False)
-        self._suffix = suffix
+        self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; an empty name, a folder and another suffix are bad usage."""
         if not os.fspath(value):
             self.fail("the name is empty", param, ctx)
-        if not os.fspath(value).lower().endswith(self._suffix):
-            self.fail(f"the name must end with {self._suffix}, not {os.fspath(value)!r}", param, ctx)
+        if self._suffixes and not os.fspath(value).lower().endswith(self._suffixes):
+            self.fail(f"the name must end with {' or '.join(self._suffixes)}, not {os.fspath(value)!r}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -50,6 +50,7 @@ class Seconds(click.FloatRange):
 
 FILE = OutputFile()
 PICTURE_FILE = OutputFile(".png")
+PICTURE_OR_VIDEO_FILE = OutputFile(".png", ".mp4", ".gif")
 INPUT_FILE = click.Path(path_type=Path, dir_okay=False, exists=True, readable=True)
 
 # Options of the plan; None leaves the choice to the mode.

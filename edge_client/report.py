@@ -25,6 +25,7 @@ def make_report(recorder: Recorder) -> Report:
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
         "num_images": request.num_images,
+        "video": None if request.fps is None else {"num_frames": request.num_frames, "fps": request.fps},
         "num_inference_steps": plan.num_inference_steps,
         "scheduler": request.scheduler,
         "guidance_scale": request.guidance_scale,

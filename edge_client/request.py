@@ -30,6 +30,10 @@ CODEC_OFFERS: dict[str, tuple[Codec, ...]] = {
 REMOTE_WAIT_SECONDS = 10.0
 
 
+# The fastest that players and formats agree on.
+MAX_FPS = 120
+
+
 class Size(NamedTuple):
     """Of a batch: `Model.latents_shape` takes these."""
 
@@ -66,6 +70,7 @@ class GenerationRequest:
         width: Picture pixels; None for the model's default.
         num_images: Pictures, or videos, in one batch.
         num_frames: Of a video; None for the model's default.
+        fps: Frames a second of a video; None for the model's default.
         scheduler: Name of the update rule; empty: the default of the model's family, as `for_model` names it.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd` or `int8-block`.
@@ -86,6 +91,7 @@ class GenerationRequest:
     width: int | None = None
     num_images: int = 1
     num_frames: int | None = None
+    fps: int | None = None
     scheduler: str = ""
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
@@ -107,6 +113,7 @@ class GenerationRequest:
         for name, cap in (
             ("num_images", Limits.max_num_images),
             ("num_frames", Limits.max_num_frames),
+            ("fps", MAX_FPS),
             ("height", Limits.max_height),
             ("width", Limits.max_width),
         ):
@@ -136,16 +143,26 @@ class GenerationRequest:
             raise ValueError(f"{name} is not UTF-8 text: {text!a}") from None
 
     def for_model(self, model: Described) -> GenerationRequest:
-        """Return the request with its scheduler named, for the model whose scheduler drives the trajectory.
+        """Return the request for the model that drives the trajectory: its scheduler named, a video's length too.
 
         Raises:
-            ValueError: The one that was asked for does not run this model.
+            ValueError: The scheduler that was asked for does not run this model, or frames were asked for of a model
+                of pictures.
         """
+        if not model.default_num_frames:
+            for name in ("num_frames", "fps"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is for video models; {model.name} makes pictures: leave it out")
         config = parse_scheduler_config(model.scheduler_config)
         name = self.scheduler or default_scheduler(model.scheduler_class, config)
         # Whether there is such a scheduler depends on no size: any will do.
         scheduler_for(name, folded_shift(config, 1), own_class=model.scheduler_class)
-        return replace(self, scheduler=name)
+        return replace(
+            self,
+            scheduler=name,
+            num_frames=self.num_frames or model.default_num_frames or None,
+            fps=self.fps or model.default_fps or None,
+        )
 
     @cached_property
     def plan(self) -> Plan:

@@ -24,9 +24,9 @@ class Made:
     """What a generation gave, wherever it ran.
 
     Attributes:
-        pngs: The pictures, in the order of their seeds, with the report in them.
+        pngs: The pictures, in the order of their seeds, with the report in them; videos are animated ones.
         report: docs/report.md.
-        latents: Final latents `[B, C, H, W]`, float32, before the VAE's own scaling; None where nobody wanted them.
+        latents: Final latents in the model's layout, float32, before the VAE's own scaling; None: not wanted.
         observations: What it had to say to the metrics.
     """
 
@@ -129,7 +129,7 @@ class Runs:
         run_to_end(self._here(client))
 
     async def _here(self, client: EdgeClient) -> None:
-        from edge_client.pictures import encode_images
+        from edge_client.videos import encode_pixels
 
         observed: list[Observation] = []
 
@@ -141,7 +141,7 @@ class Runs:
             if self._why_here:
                 result.report["warnings"].append(self._why_here)
             return Made(
-                pngs=await asyncio.to_thread(encode_images, result.images, result.report),
+                pngs=await asyncio.to_thread(encode_pixels, result.pixels, result.report),
                 report=result.report,
                 latents=result.latents,
                 observations=client.metrics.latest,

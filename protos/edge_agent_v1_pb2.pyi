@@ -180,6 +180,7 @@ class GenerateRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     WANT_LATENTS_FIELD_NUMBER: _builtins.int
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     mode: _builtins.str
     guidance_scale: _builtins.float
@@ -196,6 +197,7 @@ class GenerateRequest(_message.Message):
     want_latents: _builtins.bool
     """in Done"""
     num_frames: _builtins.int
+    fps: _builtins.int
     @_builtins.property
     def plan_options(self) -> Global___GenerateRequest.PlanOptions: ...
     @_builtins.property
@@ -226,11 +228,14 @@ class GenerateRequest(_message.Message):
         request_id: _builtins.str | None = ...,
         want_latents: _builtins.bool = ...,
         num_frames: _builtins.int | None = ...,
+        fps: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
+    _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
     _WhichOneofReturnType__guidance_rescale: _TypeAlias = _typing.Literal["guidance_rescale"]  # noqa: Y015
     _WhichOneofArgType__guidance_rescale: _TypeAlias = _typing.Literal["_guidance_rescale", b"_guidance_rescale"]  # noqa: Y015
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
@@ -255,6 +260,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
     _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fps) -> _WhichOneofReturnType__fps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_rescale) -> _WhichOneofReturnType__guidance_rescale | None: ...
     @_typing.overload
@@ -350,16 +357,20 @@ class GenerateUpdate(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         PNG_FIELD_NUMBER: _builtins.int
+        CONTINUES_FIELD_NUMBER: _builtins.int
         png: _builtins.bytes
-        """the report is its text `ecdiff`"""
+        """the report is its text `ecdiff`; animated of a video"""
+        continues: _builtins.bool
+        """the next message holds more of the same one"""
         def __init__(
             self,
             *,
             png: _builtins.bytes = ...,
+            continues: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["png", b"png"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["continues", b"continues", "png", b"png"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,10 +18,10 @@ from edge_client.agent.turns import Ticket, Turns
 from edge_client.agent.updates import Updates
 from edge_client.client import EdgeClient
 from edge_client.generation import GenerationResult
-from edge_client.pictures import encode_images
 from edge_client.recorder import Snapshot
 from edge_client.request import GenerationRequest
 from edge_client.series import Observation
+from edge_client.videos import encode_pixels
 from protos import edge_agent_v1_pb2 as pb
 from wire.errors import NotServing
 
@@ -130,7 +130,7 @@ class Agent:
         result.report["agent"] = self.address
         return Made(
             result=result,
-            pngs=await asyncio.to_thread(encode_images, result.images, result.report),
+            pngs=await asyncio.to_thread(encode_pixels, result.pixels, result.report),
             observations=observations,
             queue_seconds=began - ticket.arrived_at,
             start_seconds=start_seconds,

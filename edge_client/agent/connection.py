@@ -117,6 +117,7 @@ class AgentConnection:
         if not own_guidance:
             message.ClearField("guidance_scale")
         pngs: list[bytes] = []
+        pieces: list[bytes] = []
         # No deadline for the whole: a queue takes what it takes.
         call = self._stub.Generate(message)
         try:
@@ -129,7 +130,10 @@ class AgentConnection:
                     case "progress":
                         display(decode_snapshot(update.progress))
                     case "picture":
-                        pngs.append(update.picture.png)
+                        pieces.append(update.picture.png)
+                        if not update.picture.continues:
+                            pngs.append(b"".join(pieces))
+                            pieces = []
                     case "done":
                         return self._made(update.done, pngs)
         except grpc.aio.AioRpcError as error:

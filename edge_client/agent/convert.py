@@ -136,6 +136,7 @@ def decode_latents(message: Any) -> Array:
     """
     spec = TensorSpec(
         shape=None,
+        rank=5 if len(message.shape) == 5 else 4,
         dtypes=frozenset({DType.FLOAT32}),
         codecs=frozenset({Codec.RAW}),
         scaling=Scaling.SCHEDULER,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -20,6 +21,8 @@ from wire.errors import EcdiffError, InvalidRequest, ModelError, NotServing
 from wire.serving.answer import answer
 
 _log = logging.getLogger(LOGGER_NAME)
+PIECE_BYTES = 16 * 2**20
+"""Of a picture in one message; a video has several."""
 GenerateContext: TypeAlias = "grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateUpdate]"
 
 
@@ -65,8 +68,16 @@ class EdgeAgentServicer(edge_agent_v1_pb2_grpc.EdgeAgentServicer):
         finally:
             generating.cancel()
         for png in made.pngs:
-            await context.write(pb.GenerateUpdate(picture=pb.GenerateUpdate.Picture(png=png)))
+            for piece in _pieces(png):
+                await context.write(piece)
         await context.write(pb.GenerateUpdate(done=_done(made, want_latents=message.want_latents)))
+
+
+def _pieces(png: bytes) -> Iterator[pb.GenerateUpdate]:
+    """Yield one picture, in as many messages as its size wants: a video is larger than a message may be."""
+    for start in range(0, len(png), PIECE_BYTES):
+        end = start + PIECE_BYTES
+        yield pb.GenerateUpdate(picture=pb.GenerateUpdate.Picture(png=png[start:end], continues=end < len(png)))
 
 
 def _done(made: Made, *, want_latents: bool) -> pb.GenerateUpdate.Done:

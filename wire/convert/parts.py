@@ -245,7 +245,9 @@ def decode_model(message: pb.ModelDescription) -> ModelDescription:
         vae_temporal_scale_factor=checks.count(
             message.vae_temporal_scale_factor, "vae_temporal_scale_factor", high=dim
         ),
-        default_fps=checks.count(message.default_fps, "default_fps", high=dim),
+        default_fps=checks.count(
+            message.default_fps, "default_fps", low=1 if message.default_num_frames else 0, high=dim
+        ),
         guidance_distilled=message.guidance_distilled,
         default_guidance_scale=checks.number(message.default_guidance_scale, "default_guidance_scale", low=0),
     )

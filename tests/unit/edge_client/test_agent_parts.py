@@ -151,6 +151,7 @@ FULL = GenerationRequest(
     width=72,
     num_images=3,
     num_frames=9,
+    fps=24,
     scheduler="unipc",
     initial_latents=FileContent(path="a/n.npy", content=b"1"),
     latents_codec="raw",

@@ -36,7 +36,7 @@ WRONG = {
     "silence-below-0": (["generate", "x", "--cloud-timeout", "-1"], "--cloud-timeout"),
     "silence-nan": (["generate", "x", "--cloud-timeout", "nan"], "--cloud-timeout"),
     "silence-inf": (["generate", "x", "--cloud-timeout", "inf"], "--cloud-timeout"),
-    "jpeg": (["generate", "x", "-o", "j.jpg"], "must end with .png, not 'j.jpg'"),
+    "jpeg": (["generate", "x", "-o", "j.jpg"], "must end with .png or .mp4 or .gif, not 'j.jpg'"),
     "jpeg-grid": (["compare", "x", "-o", "j.jpg"], "must end with .png, not 'j.jpg'"),
     "no-name": (["generate", "x", "-o", ""], "the name is empty"),
     "no-name-of-report": (["generate", "x", "--report", ""], "the name is empty"),
