@@ -29,7 +29,7 @@ from bench.machine import RESULTS, machine_line, write_results
 from diffusion.loading import load_model
 from diffusion.model import Model
 from edge_client import EdgeClient
-from models import bundled_pair
+from models import DEFAULT_GUIDANCE_SCALE, bundled_pair
 from orchestrator.in_process import InProcessPair
 from orchestrator.plan import PlanOptions, make_plan
 
@@ -72,18 +72,17 @@ async def measure(repeats: int) -> dict[str, Any]:
 
 
 async def _run_both(client: EdgeClient, models: tuple[Model, Model], mode: str, seed: int) -> dict[str, Any]:
-    guidance_scale = client.default_guidance_scale
 
     def in_process() -> tuple[float, np.ndarray[Any, Any]]:
         started = time.perf_counter()
-        pair = InProcessPair(*models, [PROMPT], [seed], guidance_scale=guidance_scale)
+        pair = InProcessPair(*models, [PROMPT], [seed], guidance_scale=DEFAULT_GUIDANCE_SCALE)
         latents = pair.generate(make_plan(mode, PlanOptions())).latents
         pair.edge.decode(latents)
         return time.perf_counter() - started, latents.numpy()
 
     async def service() -> tuple[float, Any]:
         started = time.perf_counter()
-        result = await client.generate(PROMPT, mode=mode, seed=seed, guidance_scale=guidance_scale)
+        result = await client.generate(PROMPT, mode=mode, seed=seed)
         return time.perf_counter() - started, result
 
     # Alternating which goes first keeps drifts of the clock speed out of the ratio.

@@ -34,6 +34,10 @@ class Described(Protocol):
     @property
     def scheduler_config(self) -> str: ...  # noqa: D102
     @property
+    def guidance_distilled(self) -> bool: ...  # noqa: D102
+    @property
+    def default_guidance_scale(self) -> float: ...  # noqa: D102
+    @property
     def default_num_frames(self) -> int: ...  # noqa: D102
     @property
     def default_fps(self) -> int: ...  # noqa: D102

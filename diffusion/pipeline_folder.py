@@ -44,6 +44,22 @@ class PipelineFolder:
         """What model_index.json says beside the parts, such as `force_zeros_for_empty_prompt`."""
         return {key: value for key, value in self._index.items() if not isinstance(value, list)}
 
+    @property
+    def guidance_scale(self) -> float | None:
+        """The guidance scale that the model's makers recommend; None where model_index.json has no `_guidance_scale`.
+
+        A key of this project's own, in the form that diffusers keeps and passes over.
+
+        Raises:
+            ValueError: If it is no number of 0..100.
+        """
+        given = self._index.get("_guidance_scale")
+        if given is None:
+            return None
+        if not isinstance(given, int | float) or not 0 <= given <= 100:
+            raise ValueError(f"{self.path}: _guidance_scale in model_index.json is {given!r}, not a number of 0..100")
+        return float(given)
+
     def has_part(self, part: str) -> bool:
         """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
         return self._index.get(part) != [None, None]

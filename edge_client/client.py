@@ -22,7 +22,6 @@ from edge_client.orchestrator_link import OrchestratorLink
 from edge_client.patience import Patience
 from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import GenerationRequest
-from models import DEFAULT_GUIDANCE_SCALE as BUNDLED_GUIDANCE_SCALE
 from models import bundled_pair
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
@@ -31,8 +30,6 @@ from wire.credentials import Credentials
 from wire.errors import EcdiffError, IncompatibleModels
 from wire.fleet_messages import LatencyEstimate
 from wire.targets import parse_targets
-
-DIFFUSERS_GUIDANCE_SCALE = 7.5
 
 
 class EdgeClient:
@@ -89,7 +86,6 @@ class EdgeClient:
         )
         self._counsel = Counsel(self._orchestrator)
         self._edge_model_path = edge_model or str(bundled_pair().edge)
-        self.default_guidance_scale = BUNDLED_GUIDANCE_SCALE if edge_model is None else DIFFUSERS_GUIDANCE_SCALE
         self._device = device
         self._dtype = dtype
         self._patience = Patience(silence_seconds=silence_seconds, step_seconds=step_seconds)
@@ -128,7 +124,6 @@ class EdgeClient:
         """
         plan_fields = PlanOptions.__dataclass_fields__
         plan_options = PlanOptions(**{name: options.pop(name) for name in list(options) if name in plan_fields})
-        options.setdefault("guidance_scale", self.default_guidance_scale)
         request = GenerationRequest(prompt=prompt, mode=mode, plan_options=plan_options, **options)
         return await self.run(request)
 

@@ -139,7 +139,6 @@ def make_request(prompt: str, mode: str, options: dict[str, Any]) -> GenerationR
         ValueError: An option does not fit.
     """
     from edge_client.request import GenerationRequest
-    from models import DEFAULT_GUIDANCE_SCALE
     from orchestrator.plan import PlanOptions, parse_split
 
     plan_fields, request_fields = PlanOptions.__dataclass_fields__, GenerationRequest.__dataclass_fields__
@@ -150,6 +149,4 @@ def make_request(prompt: str, mode: str, options: dict[str, Any]) -> GenerationR
         cloud_steps, edge_steps = parse_split(options["steps"])
         plan.update(num_inference_steps=cloud_steps + edge_steps, handoff_step=cloud_steps)
     fields = {name: value for name, value in options.items() if name in request_fields and value is not None}
-    if options["edge_model"] is None:
-        fields.setdefault("guidance_scale", DEFAULT_GUIDANCE_SCALE)
     return GenerationRequest(prompt=prompt, mode=mode, plan_options=PlanOptions(**plan), **fields)

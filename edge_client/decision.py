@@ -44,7 +44,7 @@ def decide(
     found = read_plan_file(name)
     misfit = _misfit(found, request, cloud, edge)
     if misfit is None:
-        return decide_from_file(found, name.name, options, guidance_scale=request.guidance_scale, costs=costs)
+        return decide_from_file(found, name.name, options, guidance_scale=request.weight, costs=costs)
     if request.plan_file is not None:
         raise ValueError(f"{name} {misfit}: search one for this pair (orchestrator search), or leave --plan out")
     return decide_without_search(options, f"the searched plan {misfit}", costs=costs)

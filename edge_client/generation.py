@@ -221,7 +221,7 @@ class Generation:
             self._edge_lead = make_edge_lead(
                 self._edge.evaluator(
                     conditioning,
-                    guidance_scale=request.guidance_scale,
+                    guidance_scale=request.weight,
                     guidance_rescale=request.guidance_rescale,
                 ),
                 self._scheduler.stepper,

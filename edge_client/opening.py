@@ -33,7 +33,7 @@ def open_message(
         conditioning=PromptText(prompt=request.prompt, negative_prompt=request.negative_prompt),
         start=start,
         plan=plan,
-        guidance_scale=request.guidance_scale,
+        guidance_scale=request.weight,
         guidance_rescale=request.guidance_rescale,
         height=size.height,
         width=size.width,

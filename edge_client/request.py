@@ -62,7 +62,7 @@ class GenerationRequest:
         prompt: What to draw.
         mode: `cloud`, `edge`, `split`, `ecdiff` or `adaptive`.
         plan_options: Step count and whatever the user fixed of the plan.
-        guidance_scale: Classifier-free guidance weight; above 1 it is on.
+        guidance_scale: Classifier-free guidance weight; above 1 it is on. None: the model's, as `for_model` names it.
         guidance_rescale: 0..1, arXiv 2305.08891.
         negative_prompt: What to avoid.
         seed: Picture j draws its noise from `seed + j`.
@@ -83,7 +83,7 @@ class GenerationRequest:
     prompt: str
     mode: str = DEFAULT_MODE
     plan_options: PlanOptions = field(default_factory=PlanOptions)
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = None
     guidance_rescale: float = 0.0
     negative_prompt: str = ""
     seed: int = 0
@@ -105,7 +105,7 @@ class GenerationRequest:
         self._check_text("negative_prompt")
         for name, low, high in (("guidance_scale", 0.0, 100.0), ("guidance_rescale", 0.0, 1.0)):
             value = getattr(self, name)
-            if not math.isfinite(value) or not low <= value <= high:
+            if value is not None and not (math.isfinite(value) and low <= value <= high):
                 raise ValueError(f"{name} must lie in {low:g}..{high:g}, not {value}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must lie in 0..2^63-1, not {self.seed}")
@@ -143,16 +143,22 @@ class GenerationRequest:
             raise ValueError(f"{name} is not UTF-8 text: {text!a}") from None
 
     def for_model(self, model: Described) -> GenerationRequest:
-        """Return the request for the model that drives the trajectory: its scheduler named, a video's length too.
+        """Return the request for the model that drives the trajectory, which names what was left to it.
+
+        That is the scheduler, the guidance scale, and a video's length and speed.
 
         Raises:
-            ValueError: The scheduler that was asked for does not run this model, or frames were asked for of a model
-                of pictures.
+            ValueError: The scheduler that was asked for does not run this model, or something was asked for that it
+                does not have: frames of pictures, a negative prompt of a guidance-distilled network.
         """
         if not model.default_num_frames:
             for name in ("num_frames", "fps"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is for video models; {model.name} makes pictures: leave it out")
+        if model.guidance_distilled:
+            for name in ("negative_prompt", "guidance_rescale"):
+                if getattr(self, name):
+                    raise ValueError(f"{model.name} is guidance-distilled and takes no {name}: leave it out")
         config = parse_scheduler_config(model.scheduler_config)
         name = self.scheduler or default_scheduler(model.scheduler_class, config)
         # Whether there is such a scheduler depends on no size: any will do.
@@ -160,6 +166,7 @@ class GenerationRequest:
         return replace(
             self,
             scheduler=name,
+            guidance_scale=model.default_guidance_scale if self.guidance_scale is None else self.guidance_scale,
             num_frames=self.num_frames or model.default_num_frames or None,
             fps=self.fps or model.default_fps or None,
         )
@@ -185,5 +192,16 @@ class GenerationRequest:
 
     @property
     def guided(self) -> bool:
-        """Whether a step evaluates two rows a picture, as in diffusers."""
-        return self.guidance_scale > 1.0
+        """Whether a step evaluates two rows a picture, as in diffusers; of a request that `for_model` returned."""
+        return self.weight > 1.0
+
+    @property
+    def weight(self) -> float:
+        """The guidance scale of a request that `for_model` returned.
+
+        Raises:
+            ValueError: It was left to the model, and no model was named yet.
+        """
+        if self.guidance_scale is None:
+            raise ValueError("guidance_scale is the model's, and no model is known yet")
+        return self.guidance_scale

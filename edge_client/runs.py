@@ -106,7 +106,6 @@ class Runs:
                         request,
                         self._display,
                         want_latents=self._want_latents,
-                        own_guidance=bool({"guidance_scale", "edge_model"} & named),
                     )
 
                 await self._make_all(make)

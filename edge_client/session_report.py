@@ -63,7 +63,7 @@ def make_plan_query(
         edge_fingerprint=edge_fingerprint,
         scheduler=request.scheduler,
         num_inference_steps=options.num_inference_steps,
-        guidance_scale=request.guidance_scale,
+        guidance_scale=request.weight,
         latents_elements=latents_elements,
         costs=costs,
         deadline_seconds=None if options.deadline_ms is None else options.deadline_ms / 1000,

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from models import DEFAULT_GUIDANCE_SCALE
 from models.scorer import Scorer
 from models.sheets import make_pipeline
 from models.text import MAX_TOKENS
@@ -37,6 +38,7 @@ def export_pair(out_dir: Path, pair_dir: Path) -> None:
         folder = pair_dir / name
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
         pipeline.tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))  # older transformers read these
+        _recommend_guidance(folder / "model_index.json")
         for part in ("text_encoder", "unet", "vae"):
             _tidy_config(folder / part / "config.json")
     for part in SHARED_PARTS:
@@ -91,6 +93,12 @@ def _step_seconds(unet: UNet2DConditionModel, *, num_rows: int) -> float:
     started = time.perf_counter()
     unet(latents, torch.tensor(500), embeds)
     return time.perf_counter() - started
+
+
+def _recommend_guidance(path: Path) -> None:
+    """Write down the guidance that generations get where nobody says any; see `PipelineFolder.guidance_scale`."""
+    index = json.loads(path.read_text()) | {"_guidance_scale": DEFAULT_GUIDANCE_SCALE}
+    path.write_text(json.dumps(dict(sorted(index.items())), indent=2) + "\n")
 
 
 def _tidy_config(config_path: Path) -> None:

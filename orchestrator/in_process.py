@@ -78,7 +78,7 @@ class InProcessPair:
     ) -> None:
         self.cloud = cloud
         self.edge = edge
-        self._guidance_scale = guidance_scale
+        self.guidance_scale = guidance_scale
         shape = cloud.latents_shape(0, 0, 1)
         config = scheduler_config_at(cloud.info.scheduler_config, shape)
         self.scheduler = scheduler or default_scheduler(cloud.info.scheduler_class, config)
@@ -100,7 +100,7 @@ class InProcessPair:
         """Return a model's guided predictions `[P, C, H, W]` of its own type for model inputs `[P, C, H, W]`."""
         evaluations = [
             Evaluation(
-                latents=row[None], timestep=timestep, conditioning=conditioning, guidance_scale=self._guidance_scale
+                latents=row[None], timestep=timestep, conditioning=conditioning, guidance_scale=self.guidance_scale
             )
             for row, conditioning in zip(latents, self._conditionings[model], strict=True)
         ]

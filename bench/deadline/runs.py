@@ -96,10 +96,7 @@ async def measure(links: Sequence[str], repeats: int) -> list[Run]:
 async def _run(client: EdgeClient, link: str, variant: Variant, prompt: str, *, seed: int) -> Run:
     def request(variant: Variant, deadline_ms: float | None = None) -> GenerationRequest:
         options = PlanOptions(**variant.options, deadline_ms=deadline_ms)
-        guidance_scale = client.default_guidance_scale
-        return GenerationRequest(
-            prompt=prompt, mode=variant.mode, seed=seed, plan_options=options, guidance_scale=guidance_scale
-        )
+        return GenerationRequest(prompt=prompt, mode=variant.mode, seed=seed, plan_options=options)
 
     deadline_seconds = None
     if variant.deadline_ratio is not None:

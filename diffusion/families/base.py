@@ -283,6 +283,7 @@ class FamilyModel(ABC):
                 f"{self.folder.path}: prediction_type {prediction_type!r} is not one of {', '.join(known)}"
             )
         height, width = self.default_size
+        guidance_scale = self.folder.guidance_scale
         return ModelInfo(
             name=name,
             fingerprint=self.folder.fingerprint(self.network_part, "diffusion_pytorch_model"),
@@ -302,7 +303,7 @@ class FamilyModel(ABC):
             num_parameters=sum(parameter.numel() for parameter in self.network.parameters()),
             dtype=str(self.dtype).removeprefix("torch."),
             device=self.device.type,
-            default_guidance_scale=self.default_guidance_scale,
+            default_guidance_scale=self.default_guidance_scale if guidance_scale is None else guidance_scale,
             **self.more_info(),
         )
 

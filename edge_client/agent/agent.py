@@ -183,7 +183,7 @@ class Agent:
         if self._client.edge is not None:
             info = self._client.edge.model.info
             edge_model = pb.EdgeModelStatus(name=info.name, device=info.device, dtype=info.dtype)
-            edge_model.guidance_scale = self._client.default_guidance_scale
+            edge_model.guidance_scale = info.default_guidance_scale
             edge_model.step_seconds = self._client.edge.step_seconds.seconds
             status.edge_model.CopyFrom(edge_model)
         return status
@@ -199,11 +199,6 @@ class Agent:
             status.clock_offset_seconds = estimate.clock_offset_seconds
             status.clock_offset_uncertainty_seconds = estimate.clock_offset_uncertainty_seconds
         return status
-
-    @property
-    def guidance_scale(self) -> float:
-        """What a request gets that says none."""
-        return self._client.default_guidance_scale
 
     async def drain(self, grace_seconds: float) -> None:
         """Take no new requests, let the running and the waiting ones finish within the grace period, and let go."""

@@ -97,16 +97,13 @@ class AgentConnection:
             return f"the agent at {self._address} is {status.state}"
         return difference(status, named, options)
 
-    async def generate(
-        self, request: GenerationRequest, display: ProgressDisplay, *, want_latents: bool, own_guidance: bool
-    ) -> Made:
+    async def generate(self, request: GenerationRequest, display: ProgressDisplay, *, want_latents: bool) -> Made:
         """Let the agent generate.
 
         Args:
             request: The files that it names are read here.
             display: Shows the place in the queue, then the progress.
             want_latents: Whether the final latents come too.
-            own_guidance: Whether the request's guidance is one that the user chose; else the agent's model says.
 
         Raises:
             AgentLost: It went down on the way, or does not answer.
@@ -114,8 +111,6 @@ class AgentConnection:
             OSError: A file cannot be read.
         """
         message = encode_request(request, want_latents=want_latents)
-        if not own_guidance:
-            message.ClearField("guidance_scale")
         pngs: list[bytes] = []
         pieces: list[bytes] = []
         # No deadline for the whole: a queue takes what it takes.

@@ -75,13 +75,13 @@ def encode_request(request: GenerationRequest, *, want_latents: bool) -> pb.Gene
     return message
 
 
-def decode_request(message: pb.GenerateRequest, *, guidance_scale: float) -> GenerationRequest:
-    """Return the request; `guidance_scale` is for those that say none.
+def decode_request(message: pb.GenerateRequest) -> GenerationRequest:
+    """Return the request.
 
     Raises:
         InvalidRequest: It cannot be served as it stands.
     """
-    values = {"guidance_scale": guidance_scale} | set_fields(message, GenerationRequest)
+    values = set_fields(message, GenerationRequest)
     values.setdefault("prompt", "")
     if "request_id" in values:
         checks.text(values["request_id"], "request_id", min_chars=1, max_chars=checks.MAX_ID_CHARS)

@@ -58,7 +58,7 @@ class EdgeAgentServicer(edge_agent_v1_pb2_grpc.EdgeAgentServicer):
         return pb.RecordResponse()
 
     async def _generate(self, message: pb.GenerateRequest, context: GenerateContext) -> None:
-        request = decode_request(message, guidance_scale=self._agent.guidance_scale)
+        request = decode_request(message)
         updates = Updates()
         generating = self._agent.start(request, updates)
         try:

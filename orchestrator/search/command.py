@@ -175,7 +175,7 @@ def _search(options: SearchOptions) -> None:
         findings,
         pair=pair,
         scheduler=pair.scheduler,
-        guidance_scale=pair_guidance(options),
+        guidance_scale=pair.guidance_scale,
         prompts=prompts,
         seeds=_seeds(options),
         command=shlex.join(["orchestrator", *sys.argv[1:]]),
@@ -187,13 +187,6 @@ def _search(options: SearchOptions) -> None:
     written = [options.output, *draw(plan_file, baselines, options.output)]
     journal.path.unlink()
     click.echo(f"wrote {', '.join(map(str, written))} in {(time.monotonic() - started) / 60:.1f} minutes")
-
-
-def pair_guidance(options: SearchOptions) -> float:
-    """Return the guidance scale of the search."""
-    from models import DEFAULT_GUIDANCE_SCALE
-
-    return DEFAULT_GUIDANCE_SCALE if options.guidance_scale is None else options.guidance_scale
 
 
 def _seeds(options: SearchOptions) -> list[int]:
@@ -215,9 +208,8 @@ def _load_pair(options: SearchOptions, prompts: list[str]) -> InProcessPair:
         raise ValueError(compatibility.refusal)
     for line in compatibility.warnings:
         click.echo(f"warning: {line}", err=True)
-    pair = InProcessPair(
-        cloud, edge, prompts, _seeds(options), guidance_scale=pair_guidance(options), scheduler=options.scheduler
-    )
+    scale = cloud.info.default_guidance_scale if options.guidance_scale is None else options.guidance_scale
+    pair = InProcessPair(cloud, edge, prompts, _seeds(options), guidance_scale=scale, scheduler=options.scheduler)
     pair.stepper(options.num_inference_steps)  # refuses a step count that the scheduler cannot place
     return pair
 
@@ -248,7 +240,7 @@ def _depends_on(options: SearchOptions, pair: InProcessPair, prompts: list[str])
             for info in (pair.cloud.info, pair.edge.info)
         ],
         "scheduler": [pair.scheduler, pair.cloud.info.scheduler_config, options.num_inference_steps],
-        "guidance_scale": pair_guidance(options),
+        "guidance_scale": pair.guidance_scale,
         "prompts": prompts,
         "seeds": _seeds(options),
     }

@@ -249,7 +249,7 @@ def decode_model(message: pb.ModelDescription) -> ModelDescription:
             message.default_fps, "default_fps", low=1 if message.default_num_frames else 0, high=dim
         ),
         guidance_distilled=message.guidance_distilled,
-        default_guidance_scale=checks.number(message.default_guidance_scale, "default_guidance_scale", low=0),
+        default_guidance_scale=checks.number(message.default_guidance_scale, "default_guidance_scale", low=0, high=100),
     )
 
 

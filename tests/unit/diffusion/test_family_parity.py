@@ -184,6 +184,8 @@ def test_a_size_that_is_no_whole_number_of_tokens_is_refused(folders, name):
         ("cogvideox", {"transformer/config.json": {"in_channels": 8}}, "in_channels is 8, channels of the VAE's"),
         ("wan", {"transformer/config.json": {"text_dim": 8}}, "text_dim is 8, size of UMT5's embeddings: 32"),
         ("wan", {"transformer/config.json": {"image_dim": 8}}, r"wants a picture \(image_dim\)"),
+        ("sd", {"model_index.json": {"_guidance_scale": "much"}}, "is 'much', not a number of 0..100"),
+        ("sd", {"model_index.json": {"_guidance_scale": 101}}, "is 101, not a number of 0..100"),
         ("wan", {"model_index.json": {"expand_timesteps": True}}, "Wan 2.2 with two transformers or expanded"),
         ("flux", {"model_index.json": {"text_encoder_2": [None, None]}}, "text_encoder_2 is a None, supported: T5"),
     ],

@@ -164,7 +164,7 @@ def test_every_field_of_a_request_travels() -> None:
     planned = GenerationRequest(prompt="x", plan_file=FileContent(path="p.json", content=b"2"))
     for request in (FULL, listed, planned, GenerationRequest(prompt="x")):
         message = pb.GenerateRequest.FromString(encode_request(request, want_latents=False).SerializeToString())
-        assert decode_request(message, guidance_scale=99.0) == request
+        assert decode_request(message) == request
 
 
 def test_full_request_leaves_no_field_at_its_default() -> None:
@@ -178,13 +178,13 @@ def test_full_request_leaves_no_field_at_its_default() -> None:
 
 
 def test_request_that_says_little_gets_the_defaults() -> None:
-    request = decode_request(pb.GenerateRequest(prompt="x"), guidance_scale=2.5)
-    assert replace(request, request_id="") == GenerationRequest(prompt="x", guidance_scale=2.5, request_id="")
+    request = decode_request(pb.GenerateRequest(prompt="x"))
+    assert replace(request, request_id="") == GenerationRequest(prompt="x", request_id="")
 
 
 def test_any_bound_on_cloud_calls_travels() -> None:
     request = replace(FULL, plan_options=replace(FULL.plan_options, max_cloud_calls=10**30))
-    sent = decode_request(encode_request(request, want_latents=False), guidance_scale=1.0)
+    sent = decode_request(encode_request(request, want_latents=False))
     assert sent.plan == request.plan
 
 

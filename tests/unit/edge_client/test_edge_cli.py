@@ -15,7 +15,6 @@ import torch
 from edge_client import cli
 from edge_client.command_line import make_request
 from edge_client.outcome import plain_text
-from models import DEFAULT_GUIDANCE_SCALE
 from wire.errors import LimitExceeded
 
 BAD_USAGE, INTERRUPTED = 2, 130
@@ -91,10 +90,9 @@ def test_probe_says_what_is_true_of_it(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "--cloud-timeout" not in text
 
 
-def test_guidance_is_the_bundled_pairs_unless_another_model_is_named() -> None:
+def test_guidance_that_nobody_named_is_left_to_the_model() -> None:
     options = {"steps": None, "edge_model": None, "guidance_scale": None}
-    assert make_request("x", "edge", options).guidance_scale == DEFAULT_GUIDANCE_SCALE
-    assert make_request("x", "edge", options | {"edge_model": "m"}).guidance_scale == 7.5
+    assert make_request("x", "edge", options).guidance_scale is None
     assert make_request("x", "edge", options | {"guidance_scale": 2.0}).guidance_scale == 2.0
 
 
