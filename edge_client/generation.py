@@ -27,6 +27,7 @@ from edge_client.noise_file import read_noise
 from edge_client.notes import note_deadline, note_handoff
 from edge_client.opening import make_session, open_message
 from edge_client.patience import Patience
+from edge_client.peak_memory import peak_memory
 from edge_client.recorder import Recorder
 from edge_client.relay import NextLink, Relay
 from edge_client.report import Report, make_report
@@ -141,6 +142,7 @@ class Generation:
         pixels = await self._edge.decode(trajectory.latents)
         self._recorder.seconds["decode"] = time.perf_counter() - decoding
         self._recorder.seconds["total"] = time.perf_counter() - started + self._recorder.seconds["connect"]
+        self._recorder.memory = peak_memory(self._edge.model.device)
         note_deadline(self._recorder, self._clock.seconds_left())
         self._recorder.enter("done")
         return GenerationResult(

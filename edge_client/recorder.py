@@ -91,6 +91,7 @@ class Recorder:
     agreement_scale: float | None = None
     expected_error: float | None = None
     handoff_why: str = ""
+    memory: dict[str, int | None] = field(default_factory=dict)
     clouds: list[str] = field(default_factory=list)
     moves: list[HandoffReason] = field(default_factory=list)
     ages: LatentsAges = field(default_factory=LatentsAges)

@@ -51,6 +51,7 @@ def make_report(recorder: Recorder) -> Report:
             "latents_raw": sum(event.raw_bytes for event in recorder.codec_events),
             "latents_wire": sum(event.wire_bytes for event in recorder.codec_events),
         },
+        "memory": dict(recorder.memory),
         "extrapolation_error": [round(error, 6) for error in recorder.extrapolation_errors],
         "handoff": None if reason is None else {"reason": reason.value, "step": recorder.handoff_step},
         "plan": _plan(recorder),

@@ -34,6 +34,12 @@ async def test_options_of_plan_and_request_go_by_their_names(client: EdgeClient)
     assert result.latents.shape[0] == 2
 
 
+async def test_the_report_says_what_the_process_held_at_most(client: EdgeClient) -> None:
+    memory = (await client.generate("a cat", mode="edge", num_inference_steps=4)).report["memory"]
+    assert memory["peak_rss_bytes"] > 100 * 2**20  # torch alone
+    assert memory["peak_device_bytes"] is None
+
+
 async def test_an_unknown_option_is_refused_by_its_name(client: EdgeClient) -> None:
     with pytest.raises(TypeError, match="colour"):
         await client.generate("a cat", colour="red")
