@@ -30,6 +30,10 @@ class Described(Protocol):
     @property
     def text_encoder_fingerprint(self) -> str: ...  # noqa: D102
     @property
+    def prompt_embeds_width(self) -> int: ...  # noqa: D102
+    @property
+    def pooled_prompt_embeds_width(self) -> int: ...  # noqa: D102
+    @property
     def scheduler_class(self) -> str: ...  # noqa: D102
     @property
     def scheduler_config(self) -> str: ...  # noqa: D102
@@ -58,11 +62,26 @@ class Compatibility:
     convert: bool
 
 
-def check_pair(cloud: Described, edge: Described) -> Compatibility:
+TEXT_ENCODERS = ("own", "cloud", "edge")
+"""Who encodes the prompt: each its own; the cloud for both; the edge for both, and the text stays there."""
+_WHO_READS = {
+    None: "each reads the prompt in its own way",
+    "own": "each reads the prompt in its own way",
+    "cloud": "the edge model is fed the cloud's embeddings",
+    "edge": "the cloud model is fed the edge's embeddings",
+}
+
+
+def check_pair(cloud: Described, edge: Described, *, text_encoder: str | None = None) -> Compatibility:
     """Compare a cloud and an edge model.
 
     Different latents are refused; a different prediction type is converted; other differences that can
     cost quality (VAE, text encoder, scheduler) earn a warning.
+
+    Args:
+        cloud: The large one.
+        edge: The small one.
+        text_encoder: Who encodes the prompt, one of `TEXT_ENCODERS`; None where that is not known yet.
 
     Raises:
         ValueError: If a scheduler configuration is malformed.
@@ -85,15 +104,31 @@ def check_pair(cloud: Described, edge: Described) -> Compatibility:
             ("vae_scaling_factor", "VAE scaling factor", "the edge decodes with its own"),
             ("vae_shift_factor", "VAE shift factor", "the edge decodes with its own"),
             ("vae_fingerprint", "VAE (fingerprint)", "the edge decodes with its own"),
-            ("text_encoder_fingerprint", "text encoder (fingerprint)", "each reads the prompt in its own way"),
+            ("text_encoder_fingerprint", "text encoder (fingerprint)", _WHO_READS[text_encoder]),
         )
-        if getattr(cloud, field) != getattr(edge, field)
+        if getattr(cloud, field) != getattr(edge, field) and getattr(edge, field)
     ]
+    unreadable = None if text_encoder is None else _text_encoder_refusal(cloud, edge, text_encoder)
+    if unreadable is not None:
+        return Compatibility(refusal=unreadable, warnings=(), convert=False)
     return Compatibility(
         refusal=None,
         warnings=(*warnings, *_scheduler_warnings(cloud, edge)),
         convert=cloud.prediction_type != edge.prediction_type,
     )
+
+
+def _text_encoder_refusal(cloud: Described, edge: Described, text_encoder: str) -> str | None:
+    """Return why the prompt cannot be encoded so; None if it can."""
+    if text_encoder != "cloud" and not edge.text_encoder_fingerprint:
+        return f"the edge model {edge.name} has no text encoder: let the cloud encode the prompt (--text-encoder cloud)"
+    ours, theirs = ((model.prompt_embeds_width, model.pooled_prompt_embeds_width) for model in (cloud, edge))
+    if text_encoder != "own" and ours != theirs:
+        return (
+            f"one model cannot be fed the other's embeddings: widths (sequence, pooled) are {ours} in the cloud, "
+            f"{theirs} on the edge: let each encode the prompt (--text-encoder own)"
+        )
+    return None
 
 
 def _scheduler_warnings(cloud: Described, edge: Described) -> list[str]:

@@ -26,7 +26,7 @@ class ModelInfo:
         vae_scaling_factor: Scheduler latents = (VAE latents - shift) * scaling factor.
         vae_shift_factor: See `vae_scaling_factor`.
         vae_fingerprint: Hex digest of the VAE's configuration and weights.
-        text_encoder_fingerprint: Hex digest of text encoder and tokenizer.
+        text_encoder_fingerprint: Hex digest of text encoder and tokenizer; empty where the folder has none.
         scheduler_class: Class of the model's own scheduler.
         scheduler_config: Its configuration as canonical JSON; feed it to `scheduler_for`.
         default_height: Picture pixels.
@@ -36,6 +36,8 @@ class ModelInfo:
         device: cpu or cuda.
         default_num_frames: Of a video; 0 where the model makes pictures.
         vae_temporal_scale_factor: Frames per latent frame after the first; 0 where the model makes pictures.
+        prompt_embeds_width: D of the embeddings that the network takes.
+        pooled_prompt_embeds_width: P of the pooled ones; 0 where the family has none.
         default_fps: Frames a second of a video; 0 where the model makes pictures.
         guidance_distilled: Whether the network takes no negative prompt: guidance is fed to it as a number, if at all.
         default_guidance_scale: What the family's users start with.
@@ -62,6 +64,8 @@ class ModelInfo:
     default_num_frames: int = 0
     vae_temporal_scale_factor: int = 0
     default_fps: int = 0
+    prompt_embeds_width: int = 0
+    pooled_prompt_embeds_width: int = 0
     guidance_distilled: bool = False
     default_guidance_scale: float = 7.5
 

@@ -64,6 +64,10 @@ class PipelineFolder:
         """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
         return self._index.get(part) != [None, None]
 
+    def lacks(self, part: str) -> bool:
+        """Whether a part was left out on purpose: in the index, or as a folder."""
+        return not self.has_part(part) or not (self.path / part).is_dir()
+
     def part_class(self, part: str, allowed: tuple[str, ...]) -> str:
         """Return the class name of a part.
 

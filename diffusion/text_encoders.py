@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -109,3 +110,37 @@ class TextEncoder:
             prompt, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
         )
         return tokens.input_ids, tokens.attention_mask
+
+
+def find_text_encoders(
+    folder: PipelineFolder,
+    classes: Sequence[tuple[str, ...]],
+    *,
+    optional: Collection[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[TextEncoder]:
+    """Return a folder's text encoders; none at all where one that the family needs was left out on purpose.
+
+    An edge model without any is fed what the cloud encodes: its T5 alone may be larger than all the rest.
+
+    Args:
+        folder: The pipeline.
+        classes: Of each, in the order of the subfolders `text_encoder`, `text_encoder_2`, ...
+        optional: Subfolders that a pipeline may leave out.
+        device: Where they run.
+        dtype: Of their weights.
+
+    Raises:
+        ValueError: One is of another class.
+    """
+    suffixes = ["", *(f"_{number}" for number in range(2, len(classes) + 1))]
+    found = []
+    for allowed, suffix in zip(classes, suffixes, strict=True):
+        part = f"text_encoder{suffix}"
+        if part in optional and not folder.has_part(part):
+            continue
+        if folder.lacks(part):
+            return []
+        found.append(TextEncoder(folder, allowed, device=device, dtype=dtype, suffix=suffix))
+    return found

@@ -16,6 +16,7 @@ from edge_client.command_line import (
     check_outputs,
     make_client,
     make_request,
+    options_for,
     read_credentials,
     read_targets,
 )
@@ -166,7 +167,7 @@ def _save(made: Made, options: dict[str, Any]) -> list[str]:
 def compare(prompts: tuple[str, ...], **options: Any) -> None:
     """Generate each PROMPT in every mode from the same seed: pictures side by side, and a table."""
     with bad_usage():
-        requests = [make_request(prompt, mode, options) for prompt in prompts for mode in MODES]
+        requests = [make_request(prompt, mode, options_for(mode, options)) for prompt in prompts for mode in MODES]
     check_outputs(options)
     check_cloud(options, CLOUD_MODES[0])
 

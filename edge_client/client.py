@@ -251,7 +251,7 @@ class EdgeClient:
         edge, link = loading.result(), connecting.result()
         if self._contact.is_own:
             await edge.compute_on(half_of_the_cores())
-        verdict = check_pair(link.description.model, edge.model.info)
+        verdict = check_pair(link.description.model, edge.model.info, text_encoder=request.text_encoder)
         if verdict.refusal is not None:
             raise IncompatibleModels(verdict.refusal)
         self._warnings = verdict.warnings

@@ -18,6 +18,7 @@ from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
 from wire.channel import FRAGMENT_BYTES, PING_SECONDS
 from wire.clock import stamp_seconds
+from wire.codecs import LOSSLESS_CODECS
 from wire.convert import ServerSpecs, decode_server, encode_client
 from wire.errors import InvalidRequest, LimitExceeded, NotServing, ProtocolError, VersionMismatch
 from wire.framing import Assembler, fragments
@@ -25,6 +26,7 @@ from wire.messages import (
     ClientMessage,
     Close,
     Codec,
+    DType,
     Heartbeat,
     Open,
     Opened,
@@ -40,6 +42,9 @@ INLINE_BYTES = 64 * 1024
 SILENCE_SLICES = 4
 # What a message may weigh beside its tensors.
 HEADER_BYTES = 256 * 1024
+
+# All that Opened may carry: T5's 512 tokens, 4,096 wide, in float32, twice, are 16 MiB.
+MAX_EMBEDS_BYTES = 32 * 2**20
 
 
 class CloudSession:
@@ -75,7 +80,8 @@ class CloudSession:
         self._outgoing: asyncio.Queue[ClientMessage | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         # A step may carry three tensors of one size, a handoff the latents and three of a solver's history.
-        self._assembler = Assembler(pb.ServerMessage, 4 * max_tensor_bytes + HEADER_BYTES)
+        self._max_message_bytes = 4 * max_tensor_bytes + HEADER_BYTES
+        self._assembler = Assembler(pb.ServerMessage, self._max_message_bytes)
         self._call: Any = None
         self._responses: Any = None
         self._end: StreamEnd
@@ -94,6 +100,9 @@ class CloudSession:
             EcdiffError: What the cloud answered instead; NotServing if it answered nothing.
         """
         self._codec = message.codecs[0]
+        if message.want_prompt_embeds:
+            self._specs = ServerSpecs(embeds=_embeds_spec(rank=3), pooled_embeds=_embeds_spec(rank=2))
+            self._assembler = Assembler(pb.ServerMessage, self._max_message_bytes + MAX_EMBEDS_BYTES)
         self._call = self._stub.Denoise(metadata=self._metadata)
         self._end = StreamEnd(self._call)
         self._responses = aiter(self._call)
@@ -261,3 +270,14 @@ class CloudSession:
         with contextlib.suppress(grpc.aio.AioRpcError):
             async for _ in self._responses:
                 pass
+
+
+def _embeds_spec(*, rank: int) -> TensorSpec:
+    return TensorSpec(
+        shape=None,
+        rank=rank,
+        dtypes=frozenset(DType),
+        codecs=LOSSLESS_CODECS,
+        scaling=Scaling.EMBEDDING,
+        max_bytes=MAX_EMBEDS_BYTES,
+    )

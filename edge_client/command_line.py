@@ -132,6 +132,11 @@ def read_credentials(options: dict[str, Any]) -> Credentials:
     return credentials
 
 
+def options_for(mode: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return a comparison's options as this mode takes them: without a cloud, the edge encodes the prompt itself."""
+    return options if mode in CLOUD_MODES else options | {"text_encoder": "own"}
+
+
 def make_request(prompt: str, mode: str, options: dict[str, Any]) -> GenerationRequest:
     """Turn the command line's options into a request; what was not given keeps its default.
 

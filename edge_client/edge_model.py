@@ -158,7 +158,8 @@ class Typical:
 
 def _warm_up(model: Model) -> None:
     """Encode and decode once, small: the first call of each sets things up, and the shadow waits for the prompt."""
-    model.encode_prompt("", guided=False)
+    if model.info.text_encoder_fingerprint:
+        model.encode_prompt("", guided=False)
     side = 8 * model.info.vae_scale_factor  # 8 latent pixels: enough to meet every layer
     shape = model.latents_shape(side, side, 1, min(1, model.info.default_num_frames))
     model.decode(torch.zeros(shape, device=model.device, dtype=model.dtype))

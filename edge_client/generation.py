@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from diffusion.edge_lead import EdgeLead, make_edge_lead
-from diffusion.model import Conditioning
 from diffusion.noise import draw_noise
 from diffusion.sensitivity import latents_sensitivities
 from diffusion.tensors import from_array
@@ -28,6 +27,7 @@ from edge_client.notes import note_deadline, note_handoff
 from edge_client.opening import make_session, open_message
 from edge_client.patience import Patience
 from edge_client.peak_memory import peak_memory
+from edge_client.prompt import Prompt
 from edge_client.recorder import Recorder
 from edge_client.relay import NextLink, Relay
 from edge_client.report import Report, make_report
@@ -36,7 +36,7 @@ from edge_client.shadow import Shadow
 from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
 from orchestrator.decision import Decision
 from orchestrator.handoff import AgreementHandoff, HandoffReason
-from wire.messages import Array, Noise, Seed, Source, State, Step
+from wire.messages import Array, Noise, Opened, PromptEmbeds, PromptText, Seed, Source, State, Step
 
 # A cloud that is asked anything gets at least this.
 MIN_DEADLINE_SECONDS = 0.01
@@ -110,7 +110,8 @@ class Generation:
         self._noise = (
             None if request.initial_latents is None else read_noise(request.initial_latents, self._latents_shape)
         )
-        self._encoding: asyncio.Task[Conditioning]
+        self._prompt = Prompt(request, edge, recorder)
+        self._told: PromptText | PromptEmbeds
         self._edge_lead: EdgeLead | None = None
         agreement = self._edge_plan.agreement
         self._agreement = None if agreement is None else AgreementHandoff(agreement, self._plan)
@@ -126,7 +127,7 @@ class Generation:
         """
         started = time.perf_counter()
         self._clock.start()
-        self._encoding = asyncio.create_task(self._encode_prompt())
+        self._prompt.start()
         try:
             if self._link is None:
                 trajectory = await self._finish(None, None)
@@ -136,7 +137,7 @@ class Generation:
                 self._recorder.hand_off(HandoffReason.PLAN, 0)
                 trajectory = await self._finish(None, None)
         finally:
-            self._encoding.cancel()
+            self._prompt.stop()
         self._recorder.enter("decoding")
         decoding = time.perf_counter()
         pixels = await self._edge.decode(trajectory.latents)
@@ -151,15 +152,9 @@ class Generation:
             report=make_report(self._recorder),
         )
 
-    async def _encode_prompt(self) -> Conditioning:
-        started = time.perf_counter()
-        request = self._request
-        encoded = await self._edge.encode_prompt(request.prompt, request.negative_prompt, guided=request.guided)
-        self._recorder.seconds["encode_prompt"] = time.perf_counter() - started
-        return encoded
-
     async def _with_cloud(self, link: CloudLink) -> Trajectory:
         """Follow the cloud and finish; a session that is asked nothing more is closed while the edge model goes on."""
+        self._told = await self._prompt.for_cloud()
         relay = Relay(
             link, self._next_link, self._lead_on, self._recorder, seconds_to_takeover=self._clock.seconds_to_takeover
         )
@@ -198,14 +193,19 @@ class Generation:
                 size=self._size,
                 start=state or noise,
                 deadline_seconds=deadline_seconds,
+                prompt=self._told,
             ),
             recorder,
-            check_opened=self._scheduler.agree,
+            check_opened=self._agree,
             check_state=self._scheduler.load_history,
             is_late=self._is_late,
             shadow=self._make_shadow(),
             deadline_in=clock.seconds_to_takeover if self._may_hand_off_in_time else lambda next_step: math.inf,
         )
+
+    def _agree(self, opened: Opened) -> None:
+        self._scheduler.agree(opened)
+        self._prompt.take(opened)
 
     def _make_shadow(self) -> Shadow | None:
         if not self._edge_plan.shadow:
@@ -218,7 +218,7 @@ class Generation:
     async def _lead_with_edge(self) -> EdgeLead:
         """Return this generation's `EdgeLead`, made when it is first wanted: the prompt is encoded by then."""
         if self._edge_lead is None:
-            conditioning = await self._encoding
+            conditioning = await self._prompt.conditioning()
             edge_plan, request = self._edge_plan, self._request
             self._edge_lead = make_edge_lead(
                 self._edge.evaluator(

@@ -10,7 +10,7 @@ from edge_client.patience import Patience
 from edge_client.recorder import Recorder
 from edge_client.request import CODEC_OFFERS, GenerationRequest, Size
 from orchestrator.windows import CREDIT_WINDOW, SHADOW_WINDOW
-from wire.messages import Open, Plan, PromptText, Start
+from wire.messages import Open, Plan, PromptEmbeds, PromptText, Start
 
 LATENTS_ITEM_BYTES = 4
 
@@ -23,14 +23,17 @@ def open_message(
     size: Size,
     start: Start,
     deadline_seconds: float,
+    prompt: PromptText | PromptEmbeds,
 ) -> Open:
     """Return the Open of this request, from `start` on; `deadline_seconds` is what the cloud's part has, 0 for no end.
 
+    `prompt` is all that the cloud is told of it.
     For the shadow the cloud sends the tensors of real steps, and of no other step.
     """
     return Open(
         request_id=request.request_id,
-        conditioning=PromptText(prompt=request.prompt, negative_prompt=request.negative_prompt),
+        conditioning=prompt,
+        want_prompt_embeds=request.text_encoder == "cloud",
         start=start,
         plan=plan,
         guidance_scale=request.weight,

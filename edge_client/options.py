@@ -116,6 +116,14 @@ PICTURE_OPTIONS = (
     ),
     click.option("--guidance-rescale", type=float, default=0.0, show_default=True, help="0..1, against overexposure."),
     click.option("--negative-prompt", default="", help="What to avoid."),
+    click.option(
+        "--text-encoder",
+        type=click.Choice(["own", "cloud", "edge"]),
+        default="own",
+        show_default=True,
+        help="Who encodes the prompt. own: each model its own. cloud: the cloud for both, so that the edge model needs "
+        "none. edge: the edge for both, and the prompt's text never leaves this machine.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Picture j of a batch uses seed + j."),
     click.option("--height", type=int, help="Picture height in pixels.  [default: the model's]"),
     click.option("--width", type=int, help="Picture width in pixels.  [default: the model's]"),

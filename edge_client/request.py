@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
-from diffusion.compatibility import Described
+from diffusion.compatibility import TEXT_ENCODERS, Described
 from diffusion.scheduler_config import (
     SCHEDULERS,
     default_scheduler,
@@ -72,6 +72,7 @@ class GenerationRequest:
         num_frames: Of a video; None for the model's default.
         fps: Frames a second of a video; None for the model's default.
         scheduler: Name of the update rule; empty: the default of the model's family, as `for_model` names it.
+        text_encoder: Who encodes the prompt: `own` (each model with its own), `cloud` or `edge` (for both).
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd` or `int8-block`.
         plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
@@ -93,6 +94,7 @@ class GenerationRequest:
     num_frames: int | None = None
     fps: int | None = None
     scheduler: str = ""
+    text_encoder: str = "own"
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
     plan_file: InputFile | None = None
@@ -122,6 +124,10 @@ class GenerationRequest:
                 raise ValueError(f"{name} must lie in 1..{cap}, not {value}")
         if self.scheduler not in ("", *SCHEDULERS):
             raise ValueError(f"unknown scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}")
+        if self.text_encoder not in TEXT_ENCODERS:
+            raise ValueError(f"unknown text encoder {self.text_encoder!r}; choose one of {', '.join(TEXT_ENCODERS)}")
+        if self.text_encoder == "cloud" and not self.uses_cloud:
+            raise ValueError(f"mode {self.mode} uses no cloud that could encode the prompt: leave --text-encoder out")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
         if self.plan_file is not None:

@@ -1054,6 +1054,8 @@ class ModelDescription(_message.Message):
     GUIDANCE_DISTILLED_FIELD_NUMBER: _builtins.int
     DEFAULT_GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     DEFAULT_FPS_FIELD_NUMBER: _builtins.int
+    PROMPT_EMBEDS_WIDTH_FIELD_NUMBER: _builtins.int
+    POOLED_PROMPT_EMBEDS_WIDTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     fingerprint: _builtins.str
     """of the denoising network's weights and configuration"""
@@ -1084,6 +1086,10 @@ class ModelDescription(_message.Message):
     default_guidance_scale: _builtins.float
     default_fps: _builtins.int
     """frames a second of a video; 0: a model of pictures"""
+    prompt_embeds_width: _builtins.int
+    """D of PromptEmbeds.prompt_embeds"""
+    pooled_prompt_embeds_width: _builtins.int
+    """P; 0: the family has none"""
     def __init__(
         self,
         *,
@@ -1110,10 +1116,12 @@ class ModelDescription(_message.Message):
         guidance_distilled: _builtins.bool = ...,
         default_guidance_scale: _builtins.float = ...,
         default_fps: _builtins.int = ...,
+        prompt_embeds_width: _builtins.int = ...,
+        pooled_prompt_embeds_width: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_fps", b"default_fps", "default_guidance_scale", b"default_guidance_scale", "default_height", b"default_height", "default_num_frames", b"default_num_frames", "default_width", b"default_width", "device", b"device", "dtype", b"dtype", "family", b"family", "fingerprint", b"fingerprint", "guidance_distilled", b"guidance_distilled", "latent_channels", b"latent_channels", "layout", b"layout", "name", b"name", "num_parameters", b"num_parameters", "prediction_type", b"prediction_type", "scheduler_class", b"scheduler_class", "scheduler_config", b"scheduler_config", "text_encoder_fingerprint", b"text_encoder_fingerprint", "vae_fingerprint", b"vae_fingerprint", "vae_scale_factor", b"vae_scale_factor", "vae_scaling_factor", b"vae_scaling_factor", "vae_shift_factor", b"vae_shift_factor", "vae_temporal_scale_factor", b"vae_temporal_scale_factor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_fps", b"default_fps", "default_guidance_scale", b"default_guidance_scale", "default_height", b"default_height", "default_num_frames", b"default_num_frames", "default_width", b"default_width", "device", b"device", "dtype", b"dtype", "family", b"family", "fingerprint", b"fingerprint", "guidance_distilled", b"guidance_distilled", "latent_channels", b"latent_channels", "layout", b"layout", "name", b"name", "num_parameters", b"num_parameters", "pooled_prompt_embeds_width", b"pooled_prompt_embeds_width", "prediction_type", b"prediction_type", "prompt_embeds_width", b"prompt_embeds_width", "scheduler_class", b"scheduler_class", "scheduler_config", b"scheduler_config", "text_encoder_fingerprint", b"text_encoder_fingerprint", "vae_fingerprint", b"vae_fingerprint", "vae_scale_factor", b"vae_scale_factor", "vae_scaling_factor", b"vae_scaling_factor", "vae_shift_factor", b"vae_shift_factor", "vae_temporal_scale_factor", b"vae_temporal_scale_factor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -181,10 +181,11 @@ class GenerateRequest(_message.Message):
     WANT_LATENTS_FIELD_NUMBER: _builtins.int
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     FPS_FIELD_NUMBER: _builtins.int
+    TEXT_ENCODER_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     mode: _builtins.str
     guidance_scale: _builtins.float
-    """not set: the edge model's"""
+    """not set: that of the model that drives it"""
     guidance_rescale: _builtins.float
     negative_prompt: _builtins.str
     seed: _builtins.int
@@ -198,6 +199,7 @@ class GenerateRequest(_message.Message):
     """in Done"""
     num_frames: _builtins.int
     fps: _builtins.int
+    text_encoder: _builtins.str
     @_builtins.property
     def plan_options(self) -> Global___GenerateRequest.PlanOptions: ...
     @_builtins.property
@@ -229,10 +231,11 @@ class GenerateRequest(_message.Message):
         want_latents: _builtins.bool = ...,
         num_frames: _builtins.int | None = ...,
         fps: _builtins.int | None = ...,
+        text_encoder: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
     _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
@@ -258,6 +261,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__scheduler: _TypeAlias = _typing.Literal["_scheduler", b"_scheduler"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__text_encoder: _TypeAlias = _typing.Literal["text_encoder"]  # noqa: Y015
+    _WhichOneofArgType__text_encoder: _TypeAlias = _typing.Literal["_text_encoder", b"_text_encoder"]  # noqa: Y015
     _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
     _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
     @_typing.overload
@@ -284,6 +289,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__scheduler) -> _WhichOneofReturnType__scheduler | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__text_encoder) -> _WhichOneofReturnType__text_encoder | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
 

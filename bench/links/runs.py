@@ -30,7 +30,7 @@ from orchestrator.plan import PlanOptions
 from orchestrator.windows import CREDIT_WINDOW
 from wire.clock import stamp_seconds
 from wire.credentials import Credentials
-from wire.messages import Credit, Finished, Ping, Seed, Step
+from wire.messages import Credit, Finished, Ping, PromptText, Seed, Step
 
 # Longer than any stall of a busy machine, and than the queue that latents without credits make.
 SILENCE_SECONDS = 60.0
@@ -214,6 +214,7 @@ async def _stream(address: str, link_name: str, size: Size, *, with_credits: boo
             size=request.size(description.model),
             start=Seed(seed=0),
             deadline_seconds=0.0,
+            prompt=PromptText(prompt=request.prompt),
         )
         opening = dataclasses.replace(opening, credit=CREDIT_WINDOW if with_credits else size.num_steps)
         stream_link = LinkEstimate()

@@ -20,7 +20,7 @@ from diffusion.guidance import guide
 from diffusion.model import Conditioning, Evaluation, ModelInfo
 from diffusion.pipeline_folder import PipelineFolder, canonical_json
 from diffusion.scheduler_fields import FLOW, PREDICTION_TYPES
-from diffusion.text_encoders import TextEncoder
+from diffusion.text_encoders import find_text_encoders
 from diffusion.vae import PICTURE_CLASSES, Vae, to_pixels
 
 
@@ -98,12 +98,9 @@ class FamilyModel(ABC):
 
         self.folder, self.device, self.dtype = folder, device, dtype
         folder.part_class(self.network_part, (self.network_class,))
-        suffixes = ["", *(f"_{number}" for number in range(2, len(self.text_encoder_classes) + 1))]
-        self.text_encoders = [
-            TextEncoder(folder, classes, device=device, dtype=dtype, suffix=suffix)
-            for classes, suffix in zip(self.text_encoder_classes, suffixes, strict=True)
-            if f"text_encoder{suffix}" not in self.optional_text_encoders or folder.has_part(f"text_encoder{suffix}")
-        ]
+        self.text_encoders = find_text_encoders(
+            folder, self.text_encoder_classes, optional=self.optional_text_encoders, device=device, dtype=dtype
+        )
         self.vae = Vae(folder, self.vae_classes, device=device, dtype=dtype)
         self.check()
         # Attention is torch's scaled_dot_product_attention without a mask, diffusers' default. torch then picks the
@@ -136,6 +133,11 @@ class FamilyModel(ABC):
     def default_size(self) -> tuple[int, int]:
         """Height and width that the network was made for, in picture pixels."""
 
+    @property
+    @abstractmethod
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes, and P of the pooled ones; 0 where the family has none."""
+
     def more_info(self) -> dict[str, Any]:
         """Return the fields of `ModelInfo` that only some families set."""
         return {}
@@ -148,7 +150,13 @@ class FamilyModel(ABC):
 
     @torch.inference_mode()
     def encode_prompt(self, prompt: str, negative_prompt: str = "", *, guided: bool) -> Conditioning:
-        """Encode a prompt; the negative one only when `guided`. Tokens past the encoder's length are cut off."""
+        """Encode a prompt; the negative one only when `guided`. Tokens past the encoder's length are cut off.
+
+        Raises:
+            ValueError: The folder has no text encoder.
+        """
+        if not self.text_encoders:
+            raise ValueError(f"{self.folder.path} has no text encoder: add its text_encoder and tokenizer folders")
         positive = self._encode(prompt)
         if not guided or self.info.guidance_distilled:
             return Conditioning(prompt_embeds=positive.sequence, pooled_prompt_embeds=positive.pooled)
@@ -295,6 +303,8 @@ class FamilyModel(ABC):
             vae_scaling_factor=self.vae.scaling_factor,
             vae_shift_factor=self.vae.shift_factor,
             vae_fingerprint=self.vae.fingerprint(),
+            prompt_embeds_width=self.embeds_widths[0],
+            pooled_prompt_embeds_width=self.embeds_widths[1],
             text_encoder_fingerprint=_joined([each.fingerprint() for each in self.text_encoders]),
             scheduler_class=str(scheduler.get("_class_name", "")),
             scheduler_config=canonical_json(scheduler),
@@ -309,7 +319,7 @@ class FamilyModel(ABC):
 
 
 def _joined(fingerprints: Sequence[str]) -> str:
-    """Return one fingerprint for several parts; the only one as it is."""
-    if len(fingerprints) == 1:
-        return fingerprints[0]
+    """Return one fingerprint for several parts; the only one as it is, and none for no part."""
+    if len(fingerprints) < 2:
+        return "".join(fingerprints)
     return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()[:16]

@@ -26,13 +26,15 @@ class CogVideoX(VideoModel):
 
     def check(self) -> None:
         """Raise `ValueError` for a transformer that does not fit VAE and text encoder, or wants a picture."""
-        check_transformer(
-            self.folder,
-            {
-                "in_channels": (self.vae.latent_channels, "channels of the VAE's latents:"),
-                "text_embed_dim": (self.text_encoders[0].config["d_model"], "size of T5's embeddings:"),
-            },
-        )
+        wanted = {"in_channels": (self.vae.latent_channels, "channels of the VAE's latents:")}
+        for each in self.text_encoders:
+            wanted["text_embed_dim"] = (each.config["d_model"], "size of T5's embeddings:")
+        check_transformer(self.folder, wanted)
+
+    @property
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes; none are pooled."""
+        return int(self._config["text_embed_dim"]), 0
 
     @property
     def default_size(self) -> tuple[int, int]:

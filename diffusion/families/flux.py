@@ -28,14 +28,12 @@ class Flux(FamilyModel):
 
     def check(self) -> None:
         """Raise `ValueError` for a transformer that does not fit VAE and text encoders, or wants a picture."""
-        check_transformer(
-            self.folder,
-            {
-                "in_channels": (PATCH_SIDE**2 * self.vae.latent_channels, "values of a patch of the VAE's latents:"),
-                "pooled_projection_dim": (self.text_encoders[0].config["hidden_size"], "size of CLIP's pooled output:"),
-                "joint_attention_dim": (self.text_encoders[1].config["d_model"], "size of T5's embeddings:"),
-            },
-        )
+        wanted = {"in_channels": (PATCH_SIDE**2 * self.vae.latent_channels, "values of a patch of the VAE's latents:")}
+        if self.text_encoders:
+            clip, t5 = (each.config for each in self.text_encoders)
+            wanted["pooled_projection_dim"] = (clip["hidden_size"], "size of CLIP's pooled output:")
+            wanted["joint_attention_dim"] = (t5["d_model"], "size of T5's embeddings:")
+        check_transformer(self.folder, wanted)
 
     def more_info(self) -> dict[str, Any]:
         """Say that there is no negative prompt: dev is fed the scale, schnell has none."""
@@ -44,6 +42,12 @@ class Flux(FamilyModel):
     def scheduler_config(self) -> dict[str, Any]:
         """Return the scheduler's configuration; the pipeline places the steps by hand: sigmas 1 ... 1 / steps."""
         return super().scheduler_config() | {"timestep_spacing": "trailing"}
+
+    @property
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes, and P of the pooled ones."""
+        config = self.folder.config("transformer")
+        return config["joint_attention_dim"], config["pooled_projection_dim"]
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -30,8 +30,13 @@ class StableDiffusion(FamilyModel):
 
     def check(self) -> None:
         """Raise `ValueError` for a UNet that does not fit VAE and text encoder, or wants more than a prompt."""
-        embed_dim = self.text_encoders[0].config.get("hidden_size", 512)
-        check_unet(self.folder, self.vae, embed_dim=embed_dim, foreign_inputs=_FOREIGN_INPUTS)
+        given = [each.config.get("hidden_size", 512) for each in self.text_encoders]
+        check_unet(self.folder, self.vae, embed_dim=sum(given), foreign_inputs=_FOREIGN_INPUTS)
+
+    @property
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes; none are pooled."""
+        return self.folder.config("unet").get("cross_attention_dim", 1280), 0
 
     @property
     def default_size(self) -> tuple[int, int]:

@@ -28,14 +28,19 @@ class StableDiffusion3(FamilyModel):
 
     def check(self) -> None:
         """Raise `ValueError` for a transformer that does not fit VAE and text encoders."""
-        clip = sum(each.config.get("projection_dim", 512) for each in self.text_encoders[:2])
-        wanted = {
-            "in_channels": (self.vae.latent_channels, "channels of the VAE's latents:"),
-            "pooled_projection_dim": (clip, "size of the text encoders' projections:"),
-        }
+        wanted = {"in_channels": (self.vae.latent_channels, "channels of the VAE's latents:")}
+        if self.text_encoders:
+            clip = sum(each.config.get("projection_dim", 512) for each in self.text_encoders[:2])
+            wanted["pooled_projection_dim"] = (clip, "size of the text encoders' projections:")
         if len(self.text_encoders) > 2:
             wanted["joint_attention_dim"] = (self.text_encoders[2].config["d_model"], "size of T5's embeddings:")
         check_transformer(self.folder, wanted)
+
+    @property
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes, and P of the pooled ones."""
+        config = self.folder.config("transformer")
+        return config["joint_attention_dim"], config["pooled_projection_dim"]
 
     @property
     def default_size(self) -> tuple[int, int]:

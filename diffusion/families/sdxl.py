@@ -27,19 +27,25 @@ class StableDiffusionXL(FamilyModel):
 
     def check(self) -> None:
         """Raise `ValueError` for a UNet that does not fit VAE and text encoders, or wants more than a prompt."""
-        first, second = (each.config for each in self.text_encoders)
-        embed_dim = first.get("hidden_size", 512) + second.get("hidden_size", 512)
-        check_unet(self.folder, self.vae, embed_dim=embed_dim, foreign_inputs=_FOREIGN_INPUTS)
+        given = [each.config.get("hidden_size", 512) for each in self.text_encoders]
+        check_unet(self.folder, self.vae, embed_dim=sum(given), foreign_inputs=_FOREIGN_INPUTS)
         unet = self.folder.config("unet")
         if unet.get("addition_embed_type") != "text_time":
             raise ValueError(f"{self.folder.path}: the UNet takes no pooled embeddings and time ids; it is not SDXL's")
-        given = second.get("projection_dim", 512) + _NUM_TIME_IDS * (unet.get("addition_time_embed_dim") or 0)
-        wanted = unet.get("projection_class_embeddings_input_dim")
-        if wanted != given:
+        pooled = [each.config.get("projection_dim", 512) for each in self.text_encoders[1:]]
+        if pooled not in ([], [self.embeds_widths[1]]):
             raise ValueError(
-                f"{self.folder.path}: the UNet wants pooled embeddings and time ids of size {wanted}, not {given}; "
+                f"{self.folder.path}: the UNet wants pooled embeddings of size {self.embeds_widths[1]} beside its time "
+                f"ids, not {pooled[0]}; "
                 "refiners, which take another score, are not supported"
             )
+
+    @property
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes, and P of the pooled ones."""
+        unet = self.folder.config("unet")
+        time_ids = _NUM_TIME_IDS * (unet.get("addition_time_embed_dim") or 0)
+        return unet["cross_attention_dim"], (unet.get("projection_class_embeddings_input_dim") or 0) - time_ids
 
     @property
     def default_size(self) -> tuple[int, int]:

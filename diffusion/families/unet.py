@@ -12,7 +12,7 @@ def check_unet(folder: PipelineFolder, vae: Vae, *, embed_dim: int, foreign_inpu
     Args:
         folder: The pipeline.
         vae: Its VAE.
-        embed_dim: D of the text encoders' embeddings.
+        embed_dim: D of the text encoders' embeddings; 0 where there are none.
         foreign_inputs: Keys of the UNet's configuration that stand for inputs which the family does not have.
 
     Raises:
@@ -31,7 +31,7 @@ def check_unet(folder: PipelineFolder, vae: Vae, *, embed_dim: int, foreign_inpu
             f"{folder.path}: the UNet wants inputs that text-to-image does not have ({', '.join(foreign)})"
         )
     wanted = unet.get("cross_attention_dim", 1280)
-    if wanted != embed_dim:
+    if embed_dim and wanted != embed_dim:
         raise ValueError(
             f"{folder.path}: the UNet wants embeddings of size {wanted}, the text encoder makes {embed_dim}"
         )

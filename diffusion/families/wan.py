@@ -38,12 +38,16 @@ class Wan(VideoModel):
             raise ValueError(f"{path}: Wan 2.2 with two transformers or expanded timesteps is not supported, 2.1 is")
         if config.get("image_dim") is not None:
             raise ValueError(f"{path}: the transformer wants a picture (image_dim), and only text is supported")
-        for key, given, what in (
-            ("in_channels", self.vae.latent_channels, "channels of the VAE's latents:"),
-            ("text_dim", self.text_encoders[0].config["d_model"], "size of UMT5's embeddings:"),
-        ):
+        wanted = [("in_channels", self.vae.latent_channels, "channels of the VAE's latents:")]
+        wanted += [("text_dim", each.config["d_model"], "size of UMT5's embeddings:") for each in self.text_encoders]
+        for key, given, what in wanted:
             if config.get(key) != given:
                 raise ValueError(f"{path}: the transformer's {key} is {config.get(key)}, {what} {given}")
+
+    @property
+    def embeds_widths(self) -> tuple[int, int]:
+        """D of the embeddings that the network takes; none are pooled."""
+        return int(self._config["text_dim"]), 0
 
     @property
     def patch_side(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +29,10 @@ class Liar:
     async def play(self, opening: Open, send: Send) -> None:
         await self.script(opening, send)
 
-    async def generate(self, script: Script, *, codec: str = "raw") -> GenerationResult:
+    async def generate(self, script: Script, *, codec: str = "raw", **more: Any) -> GenerationResult:
         self.script = script
         options = PlanOptions(num_inference_steps=STEPS)
-        request = GenerationRequest(prompt="a cat", mode="cloud", plan_options=options, latents_codec=codec)
+        request = GenerationRequest(prompt="a cat", mode="cloud", plan_options=options, latents_codec=codec, **more)
         return await self.client.run(request)
 
     async def open(self, opening: Open, send: Send) -> None:

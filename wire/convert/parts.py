@@ -248,6 +248,10 @@ def decode_model(message: pb.ModelDescription) -> ModelDescription:
         default_fps=checks.count(
             message.default_fps, "default_fps", low=1 if message.default_num_frames else 0, high=dim
         ),
+        prompt_embeds_width=checks.count(message.prompt_embeds_width, "prompt_embeds_width", high=dim),
+        pooled_prompt_embeds_width=checks.count(
+            message.pooled_prompt_embeds_width, "pooled_prompt_embeds_width", high=dim
+        ),
         guidance_distilled=message.guidance_distilled,
         default_guidance_scale=checks.number(message.default_guidance_scale, "default_guidance_scale", low=0, high=100),
     )

@@ -38,6 +38,8 @@ class ModelDescription:
     default_num_frames: int = 0
     vae_temporal_scale_factor: int = 0
     default_fps: int = 0
+    prompt_embeds_width: int = 0
+    pooled_prompt_embeds_width: int = 0
     guidance_distilled: bool = False
     default_guidance_scale: float = 7.5
 

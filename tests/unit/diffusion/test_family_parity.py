@@ -187,7 +187,11 @@ def test_a_size_that_is_no_whole_number_of_tokens_is_refused(folders, name):
         ("sd", {"model_index.json": {"_guidance_scale": "much"}}, "is 'much', not a number of 0..100"),
         ("sd", {"model_index.json": {"_guidance_scale": 101}}, "is 101, not a number of 0..100"),
         ("wan", {"model_index.json": {"expand_timesteps": True}}, "Wan 2.2 with two transformers or expanded"),
-        ("flux", {"model_index.json": {"text_encoder_2": [None, None]}}, "text_encoder_2 is a None, supported: T5"),
+        (
+            "flux",
+            {"model_index.json": {"text_encoder_2": ["transformers", "CLIPTextModel"]}},
+            "is a CLIPTextModel, supported: T5",
+        ),
     ],
 )
 def test_a_folder_whose_parts_do_not_fit_is_refused_in_one_line(folders, changed_copy, name, changes, problem):

@@ -152,6 +152,7 @@ FULL = GenerationRequest(
     num_images=3,
     num_frames=9,
     fps=24,
+    text_encoder="cloud",
     scheduler="unipc",
     initial_latents=FileContent(path="a/n.npy", content=b"1"),
     latents_codec="raw",

@@ -107,6 +107,8 @@ MODEL = ModelDescription(
     default_num_frames=9,
     vae_temporal_scale_factor=4,
     default_fps=8,
+    prompt_embeds_width=2048,
+    pooled_prompt_embeds_width=1280,
     guidance_distilled=True,
     default_guidance_scale=3.5,
 )
