@@ -113,8 +113,8 @@ def test_a_negative_prompt_that_is_none_is_all_zeros_where_the_pipeline_says_so(
         ({"unet/config.json": {"addition_embed_type": None}}, "takes no pooled embeddings and time ids"),
         ({"unet/config.json": {"projection_class_embeddings_input_dim": 56}}, "refiners"),
         (
-            {"model_index.json": {"text_encoder_2": [None, None]}},
-            "text_encoder_2 is a None, supported: CLIPTextModelWith",
+            {"model_index.json": {"text_encoder_2": ["transformers", "CLIPTextModel"]}},
+            "text_encoder_2 is a CLIPTextModel, supported: CLIPTextModelWith",
         ),
     ],
 )
