@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from diffusion.compiled import OnSize
@@ -168,4 +169,21 @@ class Model(Protocol):
 
         Raises:
             ValueError: The VAE cannot make this size, or the model makes pictures and `num_frames` is given.
+        """
+
+
+@runtime_checkable
+class StartsFromPicture(Protocol):
+    """A model whose trajectories may start from a picture: one of `diffusion.families.FROM_PICTURES`."""
+
+    def encode_picture(
+        self, picture: Image.Image, height: int, width: int, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Return a picture's latents, one copy for each generator, `[B, C, H, W]`, scheduler scaling, float32.
+
+        Args:
+            picture: RGB; scaled to the size, whatever its own shape.
+            height: In pixels.
+            width: Likewise.
+            generators: On the CPU, for a VAE that says a distribution.
         """

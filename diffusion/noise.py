@@ -19,10 +19,17 @@ def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
     Returns:
         `[B, C, H, W]`, float32, on the CPU, before the scheduler's `init_noise_sigma`.
     """
-    pictures = []
-    for index in range(shape[0]):
-        generator = torch.Generator().manual_seed((seed + index) % 2**64)
-        pictures.append(torch.randn((1, *shape[1:]), generator=generator, dtype=torch.float32))
+    return draw_next_noise(shape, seeded_generators(seed, shape[0]))
+
+
+def seeded_generators(seed: int, num_images: int) -> list[torch.Generator]:
+    """Return the CPU generators of a batch's pictures, of `seed`, `seed + 1`, ..."""
+    return [torch.Generator().manual_seed((seed + index) % 2**64) for index in range(num_images)]
+
+
+def draw_next_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw what comes next of each picture's generator; see `draw_noise`."""
+    pictures = [torch.randn((1, *shape[1:]), generator=each, dtype=torch.float32) for each in generators]
     return torch.cat(pictures)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from diffusion.pipeline_folder import PipelineFolder
@@ -92,6 +94,30 @@ class Vae:
             latents = latents * std + mean
         pixels: Tensor = self.network.decode(latents, return_dict=False)[0]
         return pixels.float()
+
+    def encode(self, picture: Image.Image, height: int, width: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Encode a picture as diffusers' image-to-image pipelines do; for VAEs of pictures.
+
+        Args:
+            picture: RGB; scaled to the size, whatever its own shape (Lanczos).
+            height: In pixels, a multiple of `scale_factor`.
+            width: Likewise.
+            generators: On the CPU, one for each copy: a VAE that says a distribution is sampled.
+
+        Returns:
+            `[len(generators), C, height / scale_factor, width / scale_factor]`, scheduler scaling, float32.
+        """
+        from diffusers.image_processor import VaeImageProcessor
+
+        processor = VaeImageProcessor(vae_scale_factor=self.scale_factor)
+        pixels = processor.preprocess(picture, height=height, width=width).to(self._device, self.dtype)
+        encoded = self.network.encode(pixels)
+        if "latents" in encoded:
+            latents = encoded.latents.expand(len(generators), -1, -1, -1)
+        else:
+            latents = torch.cat([encoded.latent_dist.sample(generator) for generator in generators])
+        scaled: Tensor = (latents - self.shift_factor) * self.scaling_factor
+        return scaled.float()
 
     def _by_channel(self, key: str, latents: Tensor) -> Tensor:
         values = latents.new_tensor(getattr(self.network.config, key))

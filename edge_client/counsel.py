@@ -17,7 +17,7 @@ from edge_client.session_report import make_plan_query, make_session_report
 from orchestrator.cost import Costs
 from orchestrator.decision import Decision
 from wire.errors import EcdiffError
-from wire.fleet_messages import PAPER, KnownCosts
+from wire.fleet_messages import PAPER
 
 
 class Counsel:
@@ -68,7 +68,8 @@ class Counsel:
         Raises:
             EcdiffError: The cloud does not answer.
         """
-        return await self._measured(edge, link).now(latents_shape(request, edge, link))
+        costs = await self._measured(edge, link).now(latents_shape(request, edge, link))
+        return replace(costs, start_step=request.plan_options.start_step)
 
     def learn(self, recorder: Recorder, edge: EdgeModel, link: CloudLink | None, shape: tuple[int, ...]) -> None:
         """Take in a generation that is done, and tell the orchestrator; `shape` is that of its latents."""
@@ -101,12 +102,14 @@ class Counsel:
         recorder: Recorder,
         costs: Costs | None,
     ) -> Decision | None:
-        """Return the orchestrator's decision; None where the edge decides by itself."""
-        orchestrator = self._orchestrator
-        if orchestrator is None or link is None or request.plan_file is not None or not wants_searched_plan(request):
+        """Return the orchestrator's decision; None where the edge decides by itself: its plans start from noise."""
+        orchestrator, starts_later = self._orchestrator, request.plan_options.start_step > 0
+        if orchestrator is None or link is None or starts_later or request.plan_file is not None:
+            return None
+        if not wants_searched_plan(request):
             return None
         shape = latents_shape(request, edge, link)
-        known = await self._measured(edge, link).known(shape) if costs is None else KnownCosts(**vars(costs))
+        known = await self._measured(edge, link).known(shape) if costs is None else costs.known
         query = make_plan_query(request, link, edge.model.info.fingerprint, math.prod(shape), known)
         try:
             return await orchestrator.plan(query, link.description.predictors)

@@ -33,6 +33,7 @@ def decide(
         decision = Decision(
             plan=request.plan,
             edge_plan=make_edge_plan(request.mode, options),
+            start_step=options.start_step,
             origin="by hand" if options.by_hand else "mode",
         )
         return with_estimate(decision, costs)

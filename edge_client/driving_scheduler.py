@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from diffusion.compatibility import Described
+from diffusion.schedule import Schedule
 from diffusion.scheduler_config import scheduler_config_at, scheduler_for
 from diffusion.schedulers import Stepper
 from diffusion.tensors import from_array
@@ -91,6 +92,10 @@ class DrivingScheduler:
             self.stepper.load_state(history, step_index=state.step_index)
         except ValueError as error:
             raise ProtocolError(f"the scheduler state of {opened.scheduler_class} cannot be used: {error}") from error
+
+    def asked_schedule(self) -> Schedule:
+        """Return the schedule that was asked for: no other is agreed to."""
+        return self._make(*self._asked).schedule
 
     def be_alone(self) -> None:
         """Make the stepper without a cloud: there is none, or it agreed to what cannot be used."""

@@ -7,11 +7,9 @@ import math
 import time
 from dataclasses import dataclass
 
-import torch
 from PIL import Image
 
 from diffusion.edge_lead import EdgeLead, make_edge_lead
-from diffusion.noise import draw_noise
 from diffusion.sensitivity import latents_sensitivities
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
@@ -22,7 +20,6 @@ from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
 from edge_client.lead import Lead
-from edge_client.noise_file import read_noise
 from edge_client.notes import note_deadline, note_handoff
 from edge_client.opening import make_session, open_message
 from edge_client.patience import Patience
@@ -33,10 +30,11 @@ from edge_client.relay import NextLink, Relay
 from edge_client.report import Report, make_report
 from edge_client.request import GenerationRequest
 from edge_client.shadow import Shadow
+from edge_client.start import Start
 from orchestrator.corrections import CorrectionPrice, Granted, calls_left, make_corrections
 from orchestrator.decision import Decision
 from orchestrator.handoff import AgreementHandoff, HandoffReason
-from wire.messages import Array, Noise, Opened, PromptEmbeds, PromptText, Seed, Source, State, Step
+from wire.messages import Array, Opened, PromptEmbeds, PromptText, Source, State, Step
 
 # A cloud that is asked anything gets at least this.
 MIN_DEADLINE_SECONDS = 0.01
@@ -107,14 +105,15 @@ class Generation:
             latents_shape=self._latents_shape,
             device=edge.model.device,
         )
-        self._noise = (
-            None if request.initial_latents is None else read_noise(request.initial_latents, self._latents_shape)
-        )
+        self._start_step = request.plan_options.start_step
+        self._start = Start(request, edge, self._latents_shape)
         self._prompt = Prompt(request, edge, recorder)
         self._told: PromptText | PromptEmbeds
         self._edge_lead: EdgeLead | None = None
         agreement = self._edge_plan.agreement
-        self._agreement = None if agreement is None else AgreementHandoff(agreement, self._plan)
+        self._agreement = (
+            None if agreement is None else AgreementHandoff(agreement, self._plan, start_step=self._start_step)
+        )
         # An explicit step is exact: only the loss of the cloud may move it.
         self._may_hand_off_in_time = request.plan_options.handoff_step is None
         self._clock = Clock(self._plan, edge, deadline_ms=request.plan_options.deadline_ms, estimate=decision.estimate)
@@ -127,6 +126,8 @@ class Generation:
         """
         started = time.perf_counter()
         self._clock.start()
+        if self._request.image is not None:
+            await self._encode_picture()
         self._prompt.start()
         try:
             if self._link is None:
@@ -134,7 +135,12 @@ class Generation:
             elif self._asks_cloud:
                 trajectory = await self._with_cloud(self._link)
             else:
-                self._recorder.hand_off(HandoffReason.PLAN, 0)
+                self._recorder.hand_off(HandoffReason.PLAN, self._start_step)
+                if self._start_step:
+                    self._recorder.warn(
+                        f"the picture's steps begin at step {self._start_step}, where the edge leads by plan: no cloud "
+                        "is asked"
+                    )
                 trajectory = await self._finish(None, None)
         finally:
             self._prompt.stop()
@@ -151,6 +157,12 @@ class Generation:
             latents=trajectory.latents.float().cpu().numpy(),
             report=make_report(self._recorder),
         )
+
+    async def _encode_picture(self) -> None:
+        began = time.perf_counter()
+        self._recorder.enter("encoding")
+        await self._start.encode_picture(self._scheduler.asked_schedule())
+        self._recorder.seconds["encode_picture"] = time.perf_counter() - began
 
     async def _with_cloud(self, link: CloudLink) -> Trajectory:
         """Follow the cloud and finish; a session that is asked nothing more is closed while the edge model goes on."""
@@ -179,10 +191,9 @@ class Generation:
     def _lead_on(self, link: CloudLink, state: State | None) -> CloudLead:
         """Return what follows a session on a link, from a state; None: from the noise."""
         recorder, clock = self._recorder, self._clock
-        noise = Seed(seed=self._request.seed) if self._noise is None else Noise(noise=self._noise)
         deadline_seconds = 0.0
         if self._may_hand_off_in_time and not math.isinf(clock.seconds_left()):
-            next_step = 0 if state is None else state.step_index
+            next_step = self._start_step if state is None else state.step_index
             deadline_seconds = max(clock.seconds_left(), clock.seconds_to_takeover(next_step), MIN_DEADLINE_SECONDS)
         return CloudLead(
             make_session(link, self._latents_shape, recorder, patience=self._patience),
@@ -191,7 +202,7 @@ class Generation:
                 self._plan,
                 shadow=self._edge_plan.shadow,
                 size=self._size,
-                start=state or noise,
+                start=state or self._start.for_cloud(),
                 deadline_seconds=deadline_seconds,
                 prompt=self._told,
             ),
@@ -243,11 +254,8 @@ class Generation:
         if lead is not None and lead.state is not None:
             latents, start_step = from_array(lead.state.latents), lead.state.step_index
         else:
-            if self._noise is not None:
-                latents = torch.from_numpy(self._noise)
-            else:
-                latents = draw_noise(self._latents_shape, self._request.seed)
-            latents, start_step = latents * self._scheduler.stepper.schedule.init_noise_sigma, 0
+            latents = self._start.latents(self._scheduler.stepper.schedule.init_noise_sigma)
+            start_step = self._start_step
         return Trajectory(latents.to(model.device), self._scheduler.stepper, start_step=start_step, dtype=model.dtype)
 
     async def _finish(self, lead: Lead | None, cloud: CloudLead | None) -> Trajectory:

@@ -18,14 +18,14 @@ def note_handoff(recorder: Recorder, lead: Lead, agreement: AgreementHandoff | N
         stepper: With what it holds of the solver's history; None where no cloud agreed to one.
     """
     num_steps = recorder.plan.num_inference_steps
-    step = lead.state.step_index if lead.state is not None else 0
+    step = lead.state.step_index if lead.state is not None else recorder.start_step
     if agreement is not None:
         recorder.agreement_scale = agreement.scale
     if lead.reason is None or step == num_steps:
         recorder.handoff_why = "" if agreement is None else agreement.why_not()
         return
     recorder.hand_off(lead.reason, step)
-    restarts = step > 0 and stepper is not None and stepper.is_multistep and not stepper.state()
+    restarts = step > recorder.start_step and stepper is not None and stepper.is_multistep and not stepper.state()
     line = ""
     if lead.lost is not None:
         line = f"{lead.reason.value.replace('_', ' ')} ({lead.lost}): the edge goes on from step {step} of {num_steps}"

@@ -124,6 +124,13 @@ PICTURE_OPTIONS = (
         help="Who encodes the prompt. own: each model its own. cloud: the cloud for both, so that the edge model needs "
         "none. edge: the edge for both, and the prompt's text never leaves this machine.",
     ),
+    click.option(
+        "--image",
+        type=INPUT_FILE,
+        help="Picture to start from (Stable Diffusion and SDXL), scaled to --height and --width; it stays on this "
+        "machine.  [default size: the picture's own, rounded down]",
+    ),
+    click.option("--strength", type=float, help="Above 0, at most 1: the part of the steps that --image passes."),
     click.option("--seed", type=int, default=0, show_default=True, help="Picture j of a batch uses seed + j."),
     click.option("--height", type=int, help="Picture height in pixels.  [default: the model's]"),
     click.option("--width", type=int, help="Picture width in pixels.  [default: the model's]"),

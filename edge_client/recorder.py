@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it knows models, and the report is wanted by who only check
 SECONDS = (
     "total",
     "connect",
+    "encode_picture",
     "encode_prompt",
     "cloud_queue",
     "cloud_compute",
@@ -30,6 +31,10 @@ SECONDS = (
     "edge_compute",
     "decode",
 )
+
+
+# In the place of a source: steps before the one that a picture starts at.
+NOT_RUN = "-"
 
 
 class Traffic(Protocol):
@@ -43,8 +48,9 @@ class Traffic(Protocol):
 class Snapshot:
     """Where a generation stands, for a progress display.
 
-    `step_sources` has one letter a step that is done: C, x or e. `first_step_at` is when the first one began, here or
-    in the cloud, on `time.perf_counter`'s clock; None before that. `note` is a line for the user, once.
+    `step_sources` has one letter a step that is done: C, x or e, or - where it is left out. `first_step_at` is when the
+    first one began, here or in the cloud, on `time.perf_counter`'s clock; None before that. `note` is a line for the
+    user, once.
     """
 
     phase: str
@@ -246,12 +252,17 @@ class Recorder:
         return self.request.plan if self.decision is None else self.decision.plan
 
     @property
+    def start_step(self) -> int:
+        """First step of the trajectory."""
+        return self.request.plan_options.start_step
+
+    @property
     def step_sources(self) -> str:
-        """One letter a step that counts, in order."""
+        """One letter a step that counts, in order, after a dash for each one before a picture's first."""
         stop = self.handoff_step if self.handoff_step is not None else math.inf
         letters = {index: step.source.letter for index, step in self.cloud_steps.items() if index < stop}
         letters.update(dict.fromkeys(self.edge_steps, Source.EDGE.letter))
-        return "".join(letters[index] for index in sorted(letters))
+        return NOT_RUN * self.start_step + "".join(letters[index] for index in sorted(letters))
 
     @property
     def nfe(self) -> dict[str, int]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import NamedTuple, Protocol
 
 from diffusion.compatibility import TEXT_ENCODERS, Described
+from diffusion.families import FROM_PICTURES
 from diffusion.scheduler_config import (
     SCHEDULERS,
     default_scheduler,
@@ -17,6 +18,7 @@ from diffusion.scheduler_config import (
     scheduler_for,
 )
 from edge_client.file_content import InputFile
+from edge_client.picture_file import picture_size
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, PlanOptions, make_edge_plan, make_plan
 from wire.messages import Codec, Limits, Plan
 
@@ -73,6 +75,7 @@ class GenerationRequest:
         fps: Frames a second of a video; None for the model's default.
         scheduler: Name of the update rule; empty: the default of the model's family, as `for_model` names it.
         text_encoder: Who encodes the prompt: `own` (each model with its own), `cloud` or `edge` (for both).
+        image: Picture to start from; the strength of `plan_options` says how much of it is drawn anew. None: noise.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd` or `int8-block`.
         plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
@@ -95,6 +98,7 @@ class GenerationRequest:
     fps: int | None = None
     scheduler: str = ""
     text_encoder: str = "own"
+    image: InputFile | None = None
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
     plan_file: InputFile | None = None
@@ -130,6 +134,10 @@ class GenerationRequest:
             raise ValueError(f"mode {self.mode} uses no cloud that could encode the prompt: leave --text-encoder out")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
+        if (self.image is None) != (self.plan_options.strength is None):
+            raise ValueError(
+                "--image and --strength go together: a picture to start from, and how much of it is drawn anew"
+            )
         if self.plan_file is not None:
             if self.mode != "adaptive":
                 raise ValueError(f"--plan belongs to mode adaptive, not to {self.mode}")
@@ -151,12 +159,32 @@ class GenerationRequest:
     def for_model(self, model: Described) -> GenerationRequest:
         """Return the request for the model that drives the trajectory, which names what was left to it.
 
-        That is the scheduler, the guidance scale, and a video's length and speed.
+        That is the scheduler, the guidance scale, a video's length and speed, and the size of what starts from a
+        picture.
 
         Raises:
             ValueError: The scheduler that was asked for does not run this model, or something was asked for that it
-                does not have: frames of pictures, a negative prompt of a guidance-distilled network.
+                does not have: frames of pictures, a negative prompt of a guidance-distilled network, a start from a
+                picture. Or the picture cannot be used.
+            OSError: The picture cannot be read.
         """
+        if self.image is not None:
+            return self._of_picture_size(self.image, model)._for_model(model)
+        return self._for_model(model)
+
+    def _of_picture_size(self, image: InputFile, model: Described) -> GenerationRequest:
+        if model.family not in FROM_PICTURES:
+            raise ValueError(
+                f"{model.name} ({model.family}) starts from no picture, Stable Diffusion and SDXL do: leave "
+                "--image and --strength out"
+            )
+        height, width = picture_size(image, model.vae_scale_factor)
+        try:
+            return replace(self, height=self.height or height, width=self.width or width)
+        except ValueError as error:
+            raise ValueError(f"{image} is {height} x {width} pixels, and {error}: give --height and --width") from error
+
+    def _for_model(self, model: Described) -> GenerationRequest:
         if not model.default_num_frames:
             for name in ("num_frames", "fps"):
                 if getattr(self, name) is not None:

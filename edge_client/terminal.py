@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edge_client.recorder import Snapshot
     from edge_client.report import Report
 
-SOURCE_STYLES = {"C": "bold blue", "x": "cyan", "e": "bold green"}
+SOURCE_STYLES = {"C": "bold blue", "x": "cyan", "e": "bold green", "-": "dim"}
 LEGEND = "C cloud   x extrapolated   e edge"
 
 

@@ -18,7 +18,7 @@ from orchestrator.corrections import CorrectionPrice, calls_left
 from orchestrator.plan import step_sources
 from orchestrator.windows import CREDIT_WINDOW, MAX_WAITING_STEPS, SHADOW_WINDOW
 from wire.edge_plan import EdgePlan
-from wire.fleet_messages import LatencyEstimate
+from wire.fleet_messages import KnownCosts, LatencyEstimate
 from wire.messages import Plan, Source
 
 # What a shadowed step carries: latents before and after it, and the prediction.
@@ -40,6 +40,7 @@ class Costs:
         edge_encode_prompt_seconds: The edge's own; it runs while the cloud works.
         decode_seconds: The decoder.
         shared_cores: Whether both models compute on the same cores: what overlaps then slows each other.
+        start_step: First step of the trajectory; above 0 where it starts from a picture.
 
     Raises:
         ValueError: A cost that is negative, infinite or not a number, or a bandwidth of 0.
@@ -55,6 +56,7 @@ class Costs:
     edge_encode_prompt_seconds: float
     decode_seconds: float
     shared_cores: bool
+    start_step: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -73,6 +75,11 @@ class Costs:
             **{name: factor * getattr(self, name) for name in seconds},
             bandwidth_bytes_per_second=None if bandwidth is None else bandwidth / factor,
         )
+
+    @property
+    def known(self) -> KnownCosts:
+        """The same as an edge tells an orchestrator, whose plans start from noise."""
+        return KnownCosts(**{field.name: getattr(self, field.name) for field in fields(KnownCosts)})
 
     @property
     def one_way_seconds(self) -> float:
@@ -111,14 +118,15 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
         edge_plan: The edge's part.
         costs: Of the pair, the machines and the link.
     """
-    handoff_step = expected_handoff(plan, edge_plan)
-    num_real = _num_real(plan, handoff_step)
+    start_step = costs.start_step
+    handoff_step = expected_handoff(plan, edge_plan, start_step=start_step)
+    num_real = _num_real(plan, handoff_step, start_step)
     num_corrections = expected_corrections(plan, edge_plan, handoff_step, num_real)
     # A corrected step wants the small model's own evaluation too.
     tail = (plan.num_inference_steps - handoff_step) * costs.edge_step_seconds
-    if not may_ask_cloud(plan, edge_plan):
+    if not may_ask_cloud(plan, edge_plan, start_step=start_step):
         return LatencyEstimate(
-            handoff_step=0,
+            handoff_step=start_step,
             cloud_calls=0,
             encode_prompt_seconds=costs.edge_encode_prompt_seconds,
             edge_compute_seconds=tail,
@@ -148,19 +156,21 @@ def predict_latency(plan: Plan, edge_plan: EdgePlan, costs: Costs) -> LatencyEst
     )
 
 
-def may_ask_cloud(plan: Plan, edge_plan: EdgePlan) -> bool:
+def may_ask_cloud(plan: Plan, edge_plan: EdgePlan, *, start_step: int = 0) -> bool:
     """Return whether a generation may ask the cloud for anything, so that it needs a session."""
-    return plan.handoff_step > 0 or (edge_plan.corrections != "none" and calls_left(edge_plan, 0) > 0)
+    return plan.handoff_step > start_step or (edge_plan.corrections != "none" and calls_left(edge_plan, 0) > 0)
 
 
-def expected_handoff(plan: Plan, edge_plan: EdgePlan) -> int:
+def expected_handoff(plan: Plan, edge_plan: EdgePlan, *, start_step: int = 0) -> int:
     """Return the edge's first step for a prompt of average disagreement: agreement comes after a real step."""
     agreement = edge_plan.agreement
     if agreement is not None:
-        for step_index, source in enumerate(step_sources(plan)[: plan.handoff_step - 1]):
+        sources = step_sources(plan, start_step=start_step)
+        for step_index in range(start_step, plan.handoff_step - 1):
+            source = sources[step_index]
             if source is not Source.EXTRAPOLATED and agreement.tail_error[step_index + 1] <= agreement.tolerance:
                 return step_index + 1
-    return plan.handoff_step
+    return max(plan.handoff_step, start_step)
 
 
 def expected_corrections(plan: Plan, edge_plan: EdgePlan, handoff_step: int, num_real: int) -> int:
@@ -175,9 +185,10 @@ def expected_corrections(plan: Plan, edge_plan: EdgePlan, handoff_step: int, num
     return int(min(wanted, max(0, calls_left(edge_plan, num_real))))
 
 
-def _num_real(plan: Plan, handoff_step: int) -> int:
+def _num_real(plan: Plan, handoff_step: int, start_step: int) -> int:
     """Return the evaluations in the cloud before a step, at most."""
-    most = sum(source is not Source.EXTRAPOLATED for source in step_sources(plan)[:handoff_step])
+    sources = step_sources(plan, start_step=start_step)[start_step:handoff_step]
+    most = sum(source is not Source.EXTRAPOLATED for source in sources)
     return most if plan.max_cloud_calls is None else min(most, plan.max_cloud_calls)
 
 

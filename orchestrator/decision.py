@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.choice import choose_plan
 from orchestrator.cost import Costs, may_ask_cloud, predict_latency
-from orchestrator.plan import PlanOptions, make_edge_plan, make_plan
+from orchestrator.plan import PlanOptions, make_edge_plan, make_plan, plan_from_start
 from orchestrator.searched_plan import PlanFile
 from wire.edge_plan import EdgePlan
 from wire.fleet_messages import PAPER, LatencyEstimate
@@ -27,6 +27,7 @@ class Decision:
         expected_error: Of the final latents to all-cloud, as the search measured it; None where it did not.
         estimate: Predicted latency; None where too little is known.
         calibration: The factor in the estimate that an orchestrator learned from session reports.
+        start_step: First step of the trajectory; above 0 where it starts from a picture.
     """
 
     plan: Plan
@@ -37,11 +38,12 @@ class Decision:
     expected_error: float | None = None
     estimate: LatencyEstimate | None = None
     calibration: float = 1.0
+    start_step: int = 0
 
     @property
     def asks_cloud(self) -> bool:
         """Whether the cloud is asked anything; where a bound or the deadline leaves it nothing, the edge is alone."""
-        return may_ask_cloud(self.plan, self.edge_plan)
+        return may_ask_cloud(self.plan, self.edge_plan, start_step=self.start_step)
 
 
 def decide_from_file(
@@ -77,12 +79,14 @@ def decide_from_file(
             "their errors are not those to expect"
         )
     return Decision(
-        plan=choice.plan,
+        plan=plan_from_start(choice.plan, options),
         edge_plan=choice.edge_plan,
+        start_step=options.start_step,
         origin=name,
         why=choice.why,
         lines=tuple(lines),
-        expected_error=choice.error,
+        # What was measured is a whole trajectory's.
+        expected_error=None if options.start_step else choice.error,
         estimate=choice.estimate,
     )
 
@@ -102,6 +106,7 @@ def decide_without_search(options: PlanOptions, why: str, *, costs: Costs | None
     decision = Decision(
         plan=plan,
         edge_plan=make_edge_plan("adaptive", options),
+        start_step=options.start_step,
         origin=PAPER,
         lines=(f"{why}: using the paper's parameters, scaled to {plan.num_inference_steps} steps",),
     )

@@ -45,12 +45,13 @@ class AgreementHandoff:
     Args:
         agreement: Curves and tolerance.
         plan: What the cloud was told; its handoff step is the bound.
+        start_step: First step of the trajectory.
 
     Raises:
         ValueError: The curves are for another number of steps than the plan.
     """
 
-    def __init__(self, agreement: Agreement, plan: Plan) -> None:
+    def __init__(self, agreement: Agreement, plan: Plan, *, start_step: int = 0) -> None:
         if len(agreement.disagreement) != plan.num_inference_steps:
             raise ValueError(
                 f"the agreement's curves are for {len(agreement.disagreement)} steps, the plan has "
@@ -58,7 +59,7 @@ class AgreementHandoff:
             )
         self._agreement = agreement
         self._bound = plan.handoff_step
-        self._real_steps = least_real_steps(plan)
+        self._real_steps = least_real_steps(plan, start_step=start_step)
         self._measured = 0.0
         self._expected = 0.0
 

@@ -55,7 +55,7 @@ class PlanOptions:
     """What a user may ask of a plan; None leaves the choice to the mode.
 
     `tolerance` is that of a refresh policy that reads one; else the error of the final latents that mode adaptive
-    allows.
+    allows. `strength` is the part of the steps that a picture to start from still passes, above 0 and at most 1.
     """
 
     num_inference_steps: int = DEFAULT_NUM_INFERENCE_STEPS
@@ -72,6 +72,14 @@ class PlanOptions:
     corrections: str | None = None
     shadow: bool = True
     deadline_ms: float | None = None
+    strength: float | None = None
+
+    @property
+    def start_step(self) -> int:
+        """First step of the trajectory: from a picture as in diffusers' image-to-image pipelines, else 0."""
+        if self.strength is None:
+            return 0
+        return self.num_inference_steps - min(int(self.num_inference_steps * self.strength), self.num_inference_steps)
 
     @property
     def by_hand(self) -> bool:
@@ -105,9 +113,24 @@ def make_plan(mode: str, options: PlanOptions) -> Plan:
         plan = Plan(num_inference_steps=options.num_inference_steps, handoff_step=0)
     else:
         plan = _ecdiff(replace(options, tolerance=None) if _is_the_edges(mode, options) else options)
-    plan = _within_cloud_calls(plan, options)
-    make_refresh(plan)  # refuses what does not fit together
+    plan = _within_cloud_calls(plan_from_start(plan, options), options)
+    make_refresh(plan, start_step=options.start_step)  # refuses what does not fit together
     return plan
+
+
+def plan_from_start(plan: Plan, options: PlanOptions) -> Plan:
+    """Return the plan of a trajectory that begins at its start step: the edge leads at once where it would by then.
+
+    Raises:
+        ValueError: The user fixed a handoff before the start.
+    """
+    start_step = options.start_step
+    if options.handoff_step is not None and options.handoff_step < start_step:
+        raise ValueError(
+            f"handoff_step {options.handoff_step} lies before step {start_step}, where strength {options.strength:g} "
+            "starts: hand off there or later, or raise the strength"
+        )
+    return replace(plan, handoff_step=max(plan.handoff_step, start_step))
 
 
 def make_edge_plan(mode: str, options: PlanOptions) -> EdgePlan:
@@ -139,6 +162,8 @@ def _check_options(mode: str, options: PlanOptions) -> None:
         value = getattr(options, name)
         if value is not None and not low <= value < math.inf:
             raise ValueError(f"{name} must be {'a positive number' if low else 'a number of at least 0'}, not {value}")
+    if options.strength is not None:
+        _check_strength(options.strength, options)
     if mode == "adaptive":
         return
     for name in _EDGE_OPTIONS:
@@ -146,6 +171,14 @@ def _check_options(mode: str, options: PlanOptions) -> None:
             raise ValueError(f"{name} belongs to mode adaptive, not to {mode}")
     if not options.shadow:
         raise ValueError(f"--no-shadow belongs to mode adaptive; mode {mode} has no shadow")
+
+
+def _check_strength(strength: float, options: PlanOptions) -> None:
+    if not 0.0 < strength <= 1.0:  # NaN is neither
+        raise ValueError(f"strength must lie above 0 and at most at 1, not {strength}")
+    steps = options.num_inference_steps
+    if 1 <= steps == options.start_step:
+        raise ValueError(f"strength {strength:g} leaves none of {steps} steps to run: at least {1 / steps:.2g} does")
 
 
 def _is_the_edges(mode: str, options: PlanOptions) -> bool:
@@ -210,7 +243,7 @@ def _within_cloud_calls(plan: Plan, options: PlanOptions) -> Plan:
         return plan
     if bound < 0:
         raise ValueError(f"max_cloud_calls must not be negative, not {bound}")
-    real_steps = least_real_steps(plan)
+    real_steps = least_real_steps(plan, start_step=options.start_step)
     if options.handoff_step is None and len(real_steps) > bound:
         plan = replace(plan, handoff_step=real_steps[bound])
     # A number that any field can hold; more calls than steps there cannot be.
@@ -222,9 +255,9 @@ def least_reach(num_inference_steps: int) -> int:
     return max(1, num_inference_steps // 5)
 
 
-def step_sources(plan: Plan) -> list[Source | None]:
-    """Return the source of every step; None where the cloud decides at run time."""
-    refresh = make_refresh(plan)
+def step_sources(plan: Plan, *, start_step: int = 0) -> list[Source | None]:
+    """Return the source of every step from `start_step` on (before it, nothing of use); None: decided at run time."""
+    refresh = make_refresh(plan, start_step=start_step)
     cloud = [refresh.foresee(step_index) for step_index in range(plan.handoff_step)]
     return [*cloud, *[Source.EDGE] * (plan.num_inference_steps - plan.handoff_step)]
 

@@ -73,6 +73,7 @@ class GenerateRequest(_message.Message):
         CORRECTIONS_FIELD_NUMBER: _builtins.int
         SHADOW_FIELD_NUMBER: _builtins.int
         DEADLINE_MS_FIELD_NUMBER: _builtins.int
+        STRENGTH_FIELD_NUMBER: _builtins.int
         num_inference_steps: _builtins.int
         handoff_step: _builtins.int
         warmup_steps: _builtins.int
@@ -86,6 +87,8 @@ class GenerateRequest(_message.Message):
         corrections: _builtins.str
         shadow: _builtins.bool
         deadline_ms: _builtins.float
+        strength: _builtins.float
+        """with an image"""
         @_builtins.property
         def real_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
         def __init__(
@@ -105,10 +108,11 @@ class GenerateRequest(_message.Message):
             corrections: _builtins.str | None = ...,
             shadow: _builtins.bool | None = ...,
             deadline_ms: _builtins.float | None = ...,
+            strength: _builtins.float | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_corrections", b"_corrections", "_deadline_ms", b"_deadline_ms", "_final_steps", b"_final_steps", "_handoff_step", b"_handoff_step", "_max_cloud_calls", b"_max_cloud_calls", "_num_inference_steps", b"_num_inference_steps", "_predictor", b"_predictor", "_refresh", b"_refresh", "_shadow", b"_shadow", "_skip_interval", b"_skip_interval", "_smoothing", b"_smoothing", "_tolerance", b"_tolerance", "_warmup_steps", b"_warmup_steps", "corrections", b"corrections", "deadline_ms", b"deadline_ms", "final_steps", b"final_steps", "handoff_step", b"handoff_step", "max_cloud_calls", b"max_cloud_calls", "num_inference_steps", b"num_inference_steps", "predictor", b"predictor", "refresh", b"refresh", "shadow", b"shadow", "skip_interval", b"skip_interval", "smoothing", b"smoothing", "tolerance", b"tolerance", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_corrections", b"_corrections", "_deadline_ms", b"_deadline_ms", "_final_steps", b"_final_steps", "_handoff_step", b"_handoff_step", "_max_cloud_calls", b"_max_cloud_calls", "_num_inference_steps", b"_num_inference_steps", "_predictor", b"_predictor", "_refresh", b"_refresh", "_shadow", b"_shadow", "_skip_interval", b"_skip_interval", "_smoothing", b"_smoothing", "_strength", b"_strength", "_tolerance", b"_tolerance", "_warmup_steps", b"_warmup_steps", "corrections", b"corrections", "deadline_ms", b"deadline_ms", "final_steps", b"final_steps", "handoff_step", b"handoff_step", "max_cloud_calls", b"max_cloud_calls", "num_inference_steps", b"num_inference_steps", "predictor", b"predictor", "refresh", b"refresh", "shadow", b"shadow", "skip_interval", b"skip_interval", "smoothing", b"smoothing", "strength", b"strength", "tolerance", b"tolerance", "warmup_steps", b"warmup_steps"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrections", b"_corrections", "_deadline_ms", b"_deadline_ms", "_final_steps", b"_final_steps", "_handoff_step", b"_handoff_step", "_max_cloud_calls", b"_max_cloud_calls", "_num_inference_steps", b"_num_inference_steps", "_predictor", b"_predictor", "_refresh", b"_refresh", "_shadow", b"_shadow", "_skip_interval", b"_skip_interval", "_smoothing", b"_smoothing", "_tolerance", b"_tolerance", "_warmup_steps", b"_warmup_steps", "corrections", b"corrections", "deadline_ms", b"deadline_ms", "final_steps", b"final_steps", "handoff_step", b"handoff_step", "max_cloud_calls", b"max_cloud_calls", "num_inference_steps", b"num_inference_steps", "predictor", b"predictor", "real_steps", b"real_steps", "refresh", b"refresh", "shadow", b"shadow", "skip_interval", b"skip_interval", "smoothing", b"smoothing", "tolerance", b"tolerance", "warmup_steps", b"warmup_steps"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrections", b"_corrections", "_deadline_ms", b"_deadline_ms", "_final_steps", b"_final_steps", "_handoff_step", b"_handoff_step", "_max_cloud_calls", b"_max_cloud_calls", "_num_inference_steps", b"_num_inference_steps", "_predictor", b"_predictor", "_refresh", b"_refresh", "_shadow", b"_shadow", "_skip_interval", b"_skip_interval", "_smoothing", b"_smoothing", "_strength", b"_strength", "_tolerance", b"_tolerance", "_warmup_steps", b"_warmup_steps", "corrections", b"corrections", "deadline_ms", b"deadline_ms", "final_steps", b"final_steps", "handoff_step", b"handoff_step", "max_cloud_calls", b"max_cloud_calls", "num_inference_steps", b"num_inference_steps", "predictor", b"predictor", "real_steps", b"real_steps", "refresh", b"refresh", "shadow", b"shadow", "skip_interval", b"skip_interval", "smoothing", b"smoothing", "strength", b"strength", "tolerance", b"tolerance", "warmup_steps", b"warmup_steps"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__corrections: _TypeAlias = _typing.Literal["corrections"]  # noqa: Y015
         _WhichOneofArgType__corrections: _TypeAlias = _typing.Literal["_corrections", b"_corrections"]  # noqa: Y015
@@ -132,6 +136,8 @@ class GenerateRequest(_message.Message):
         _WhichOneofArgType__skip_interval: _TypeAlias = _typing.Literal["_skip_interval", b"_skip_interval"]  # noqa: Y015
         _WhichOneofReturnType__smoothing: _TypeAlias = _typing.Literal["smoothing"]  # noqa: Y015
         _WhichOneofArgType__smoothing: _TypeAlias = _typing.Literal["_smoothing", b"_smoothing"]  # noqa: Y015
+        _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+        _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
         _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
         _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
         _WhichOneofReturnType__warmup_steps: _TypeAlias = _typing.Literal["warmup_steps"]  # noqa: Y015
@@ -159,6 +165,8 @@ class GenerateRequest(_message.Message):
         @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__smoothing) -> _WhichOneofReturnType__smoothing | None: ...
         @_typing.overload
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+        @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__tolerance) -> _WhichOneofReturnType__tolerance | None: ...
         @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup_steps) -> _WhichOneofReturnType__warmup_steps | None: ...
@@ -182,6 +190,7 @@ class GenerateRequest(_message.Message):
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     FPS_FIELD_NUMBER: _builtins.int
     TEXT_ENCODER_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     mode: _builtins.str
     guidance_scale: _builtins.float
@@ -210,6 +219,10 @@ class GenerateRequest(_message.Message):
     def plan_file(self) -> Global___File:
         """of orchestrator search"""
 
+    @_builtins.property
+    def image(self) -> Global___File:
+        """a picture to start from"""
+
     def __init__(
         self,
         *,
@@ -232,10 +245,11 @@ class GenerateRequest(_message.Message):
         num_frames: _builtins.int | None = ...,
         fps: _builtins.int | None = ...,
         text_encoder: _builtins.str | None = ...,
+        image: Global___File | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
     _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
@@ -333,7 +347,7 @@ class GenerateUpdate(_message.Message):
         phase: _builtins.str
         num_inference_steps: _builtins.int
         step_sources: _builtins.str
-        """a letter for each step that is done: C, x, e"""
+        """a letter for each step that is done: C, x, e; - where it is left out"""
         rtt_seconds: _builtins.float
         bytes_received: _builtins.int
         bytes_sent: _builtins.int

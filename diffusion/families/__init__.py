@@ -9,3 +9,6 @@ FAMILIES: dict[str, str] = {
     "WanPipeline": "diffusion.families.wan:Wan",
 }
 """Pipeline class in model_index.json -> module and class, imported when such a model is loaded."""
+
+FROM_PICTURES = ("sd", "sdxl")
+"""Families that start from a picture."""

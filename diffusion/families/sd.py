@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.families.base import Embeds, FamilyModel, Rows
-from diffusion.families.unet import check_unet, unet_size
+from diffusion.families.base import Embeds, Rows
+from diffusion.families.unet import UnetModel, check_unet
 from diffusion.text_encoders import CLIP
 
 # What a UNet may not want: inputs that this pipeline does not have.
@@ -20,12 +20,10 @@ _FOREIGN_INPUTS = (
 )
 
 
-class StableDiffusion(FamilyModel):
+class StableDiffusion(UnetModel):
     """The family of `StableDiffusionPipeline`."""
 
     family = "sd"
-    network_part = "unet"
-    network_class = "UNet2DConditionModel"
     text_encoder_classes = (CLIP,)
 
     def check(self) -> None:
@@ -37,11 +35,6 @@ class StableDiffusion(FamilyModel):
     def embeds_widths(self) -> tuple[int, int]:
         """D of the embeddings that the network takes; none are pooled."""
         return self.folder.config("unet").get("cross_attention_dim", 1280), 0
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        """Height and width that the UNet was made for, in picture pixels."""
-        return unet_size(self.folder, self.vae)
 
     def scheduler_config(self) -> dict[str, Any]:
         """Return the scheduler's configuration; `StableDiffusionPipeline` corrects these two keys of old folders."""

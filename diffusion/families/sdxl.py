@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.families.base import Embeds, FamilyModel, Rows
-from diffusion.families.unet import check_unet, unet_size
+from diffusion.families.base import Embeds, Rows
+from diffusion.families.unet import UnetModel, check_unet
 from diffusion.text_encoders import CLIP, CLIP_PROJECTED
 
 # What a UNet may not want: inputs that this pipeline does not have.
@@ -16,12 +16,10 @@ _FOREIGN_INPUTS = ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type
 _NUM_TIME_IDS = 6
 
 
-class StableDiffusionXL(FamilyModel):
+class StableDiffusionXL(UnetModel):
     """The family of `StableDiffusionXLPipeline`."""
 
     family = "sdxl"
-    network_part = "unet"
-    network_class = "UNet2DConditionModel"
     text_encoder_classes = (CLIP, CLIP_PROJECTED)
     default_guidance_scale = 5.0
 
@@ -46,11 +44,6 @@ class StableDiffusionXL(FamilyModel):
         unet = self.folder.config("unet")
         time_ids = _NUM_TIME_IDS * (unet.get("addition_time_embed_dim") or 0)
         return unet["cross_attention_dim"], (unet.get("projection_class_embeddings_input_dim") or 0) - time_ids
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        """Height and width that the UNet was made for, in picture pixels."""
-        return unet_size(self.folder, self.vae)
 
     def encode(self, prompt: str) -> Embeds:
         """Encode one prompt: both encoders' last hidden state but one; the second's projection is the pooled one."""

@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.families.base import FamilyModel
 from diffusion.pipeline_folder import PipelineFolder
 from diffusion.vae import Vae
+
+
+class UnetModel(FamilyModel):
+    """A family with a conditional UNet: it starts from a picture, too."""
+
+    network_part = "unet"
+    network_class = "UNet2DConditionModel"
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width that the UNet was made for, in picture pixels."""
+        return unet_size(self.folder, self.vae)
+
+    @torch.inference_mode()
+    def encode_picture(
+        self, picture: Image.Image, height: int, width: int, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Encode a picture to start from; see `StartsFromPicture`."""
+        return self.vae.encode(picture, height, width, generators)
 
 
 def check_unet(folder: PipelineFolder, vae: Vae, *, embed_dim: int, foreign_inputs: tuple[str, ...]) -> None:

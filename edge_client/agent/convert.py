@@ -72,6 +72,8 @@ def encode_request(request: GenerationRequest, *, want_latents: bool) -> pb.Gene
         message.initial_latents.CopyFrom(_encode_file(request.initial_latents))
     if request.plan_file is not None:
         message.plan_file.CopyFrom(_encode_file(request.plan_file))
+    if request.image is not None:
+        message.image.CopyFrom(_encode_file(request.image))
     return message
 
 
@@ -85,7 +87,7 @@ def decode_request(message: pb.GenerateRequest) -> GenerationRequest:
     values.setdefault("prompt", "")
     if "request_id" in values:
         checks.text(values["request_id"], "request_id", min_chars=1, max_chars=checks.MAX_ID_CHARS)
-    for name in ("initial_latents", "plan_file"):
+    for name in ("initial_latents", "plan_file", "image"):
         if message.HasField(name):
             values[name] = _decode_file(getattr(message, name), name)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from orchestrator.decision import Decision, decide_from_file, decide_without_search
 from orchestrator.plan import PlanOptions
@@ -60,5 +60,5 @@ def plan_options(query: PlanQuery) -> PlanOptions:
 
 
 def as_answer(decision: Decision) -> PlanAnswer:
-    """Return a decision as it travels; the two have the same fields."""
-    return PlanAnswer(**vars(decision))
+    """Return a decision as it travels: all but the start, which is every query's, the noise."""
+    return PlanAnswer(**{field.name: getattr(decision, field.name) for field in fields(PlanAnswer)})

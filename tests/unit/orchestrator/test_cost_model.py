@@ -178,3 +178,15 @@ def test_sharing_cores_never_helps_and_parts_add_up(costs: Costs, plans: tuple[P
     assert shared.total_seconds >= own.total_seconds - 1e-6
     assert all(part >= 0.0 for part in own.parts.values())
     assert sum(own.parts.values()) == own.total_seconds
+
+
+def test_a_start_from_a_picture_costs_the_steps_that_are_left() -> None:
+    later = replace(COSTS, start_step=20)
+    cloud = predict_latency(plan("cloud"), NO_SHADOW, later)
+    assert cloud.total_seconds == pytest.approx(0.01 + 30 * C + 0.02 + TRANSFER + 0.03)
+    assert (cloud.cloud_calls, cloud.handoff_step) == (30, 50)
+    warmed_up = predict_latency(plan("ecdiff"), NO_SHADOW, later)
+    assert (warmed_up.cloud_calls, warmed_up.handoff_step) == (7 + 3, 37)
+    behind = predict_latency(plan("ecdiff"), NO_SHADOW, replace(COSTS, start_step=40))
+    assert (behind.cloud_calls, behind.handoff_step, behind.parts["network"]) == (0, 40, 0.0)
+    assert behind.total_seconds == pytest.approx(0.015 + 10 * E + 0.03)

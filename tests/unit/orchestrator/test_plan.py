@@ -184,3 +184,39 @@ def test_steps_are_read_from_a_list() -> None:
 def test_a_split_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="steps must"):
         parse_split(text)
+
+
+# ------------------------------------------------------------------------------ from a picture
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "start_step"),
+    [(50, None, 0), (50, 1.0, 0), (50, 0.6, 20), (50, 0.3, 35), (20, 0.26, 15), (50, 0.58, 22), (1, 1.0, 0)],
+)
+def test_strength_says_the_first_step_as_in_diffusers(steps: int, strength: float | None, start_step: int) -> None:
+    assert PlanOptions(num_inference_steps=steps, strength=strength).start_step == start_step
+
+
+def test_a_plan_of_fewer_steps_hands_off_where_the_mode_does_or_at_the_start() -> None:
+    assert make_plan("ecdiff", PlanOptions(strength=0.6)).handoff_step == 37
+    assert make_plan("ecdiff", PlanOptions(strength=0.2)).handoff_step == 40
+    assert make_plan("edge", PlanOptions(strength=0.2)).handoff_step == 40
+
+
+def test_a_bound_on_calls_counts_from_the_start() -> None:
+    assert make_plan("cloud", PlanOptions(strength=0.6, max_cloud_calls=10)).handoff_step == 30
+    plan = make_plan("ecdiff", PlanOptions(strength=0.6, max_cloud_calls=8))
+    sources = step_sources(plan, start_step=20)[20 : plan.handoff_step]
+    assert sources.count(Source.CLOUD) == 8
+    assert sources[:7] == [Source.CLOUD] * 7
+
+
+def test_a_handoff_before_the_start_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"handoff_step 19 lies before step 20, where strength 0\.6 starts"):
+        make_plan("split", PlanOptions(strength=0.6, handoff_step=19))
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 1.01, float("nan"), 0.019])
+def test_a_strength_that_leaves_no_step_is_refused(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength"):
+        make_plan("cloud", PlanOptions(strength=strength))

@@ -19,7 +19,7 @@ from orchestrator.service.fleet import Fleet
 from orchestrator.service.library import PlanLibrary
 from orchestrator.service.planner import choose
 from wire.errors import InvalidRequest
-from wire.fleet_messages import PAPER, KnownCosts, PlanAnswer, SessionReport
+from wire.fleet_messages import PAPER, PlanAnswer, SessionReport
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_the_plan_is_the_one_that_the_edge_would_have_chosen_from_the_same_file(
 def test_measured_costs_give_the_same_prediction_as_on_the_edge(
     library: PlanLibrary, fleet: Fleet, file: PlanFile
 ) -> None:
-    answer = choose(replace(QUERY, costs=KnownCosts(**vars(COSTS)), deadline_seconds=0.9), library, fleet, NOW)
+    answer = choose(replace(QUERY, costs=COSTS.known, deadline_seconds=0.9), library, fleet, NOW)
     alone = choose_plan(file, deadline_seconds=0.9, costs=COSTS)
     assert answer.plan == alone.plan
     assert answer.estimate == alone.estimate
@@ -160,7 +160,7 @@ def test_predictions_get_better_with_reports_from_a_wrong_start(
 
 
 def test_a_flood_of_lies_moves_a_prediction_by_a_bounded_factor(library: PlanLibrary, fleet: Fleet) -> None:
-    query = replace(QUERY, costs=KnownCosts(**vars(COSTS)))
+    query = replace(QUERY, costs=COSTS.known)
     honest = choose(query, library, fleet, NOW)
     assert honest.estimate is not None
     for _ in range(1000):

@@ -1,0 +1,58 @@
+"""A trajectory that starts from a picture begins where diffusers' schedulers put the noise on."""
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion.loading import load_model
+from diffusion.noise import draw_noise
+from diffusion.picture_start import noisy_picture
+from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
+from models.tiny.build import build
+
+NUM_STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    build("sd", folder)
+    return load_model(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint32).reshape(64, 64, 3).astype(np.uint8))
+
+
+def own_scheduler(model, name):
+    config = parse_scheduler_config(model.info.scheduler_config)
+    return scheduler_for(name, config, own_class=model.info.scheduler_class)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "unipc", "euler"])
+@pytest.mark.parametrize("start_step", [0, 8, 19])
+def test_noise_is_added_as_the_scheduler_does(model, picture, name, start_step):
+    class_name, config = own_scheduler(model, name)
+    noise = draw_noise((1, 4, 8, 8), 5)
+    generator = [torch.Generator().manual_seed(3)]
+    clean = model.encode_picture(picture, 64, 64, generator)
+    scheduler = getattr(diffusers, class_name).from_config(config)
+    scheduler.set_timesteps(NUM_STEPS)
+    theirs = scheduler.add_noise(clean, noise, scheduler.timesteps[start_step : start_step + 1])
+    schedule = Stepper(class_name, config, NUM_STEPS).schedule
+    ours = noisy_picture(model, picture, schedule, start_step, size=(64, 64), num_images=1, seed=3, noise=noise)
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_each_copy_has_the_noise_of_its_own_seed(model, picture):
+    schedule = Stepper(*own_scheduler(model, "ddim"), NUM_STEPS).schedule
+
+    def start(seed, num_images):
+        return noisy_picture(model, picture, schedule, 8, size=(64, 64), num_images=num_images, seed=seed)
+
+    both = start(3, 2)
+    assert torch.equal(both[:1], start(3, 1))
+    assert torch.allclose(both[1:], start(4, 1), atol=1e-6)
