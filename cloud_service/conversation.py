@@ -20,6 +20,7 @@ from cloud_service.request import Request
 from cloud_service.service import Service
 from cloud_service.session import Session
 from protos import ecdiff_v1_pb2 as pb
+from wire.chain import Chain
 from wire.clock import stamp_seconds
 from wire.convert import ClientSpecs, decode_client, decode_open_header, encode_server
 from wire.errors import DeadlineExceeded, EcdiffError, LimitExceeded, ProtocolError
@@ -71,6 +72,7 @@ class Conversation:
         self._opening: Opening | None = None
         self._incoming = self._whole_messages(requests)
         self._specs = ClientSpecs()
+        self._chain = Chain()
         self._observe = service.metrics.codec_event
         self._started_at = time.monotonic()
         self._request_id = ""
@@ -223,7 +225,9 @@ class Conversation:
     # ------------------------------------------------------------------------------ writing
 
     async def _write(self, message: ServerMessage, request: Request) -> None:
-        encode = functools.partial(encode_server, message, codec=request.codec, observe=self._observe)
+        encode = functools.partial(
+            encode_server, message, codec=request.codec, chain=self._chain, observe=self._observe
+        )
         write_seconds = self._service.timings.write_seconds
         for piece in fragments(await _off_loop(encode, tensor_bytes(message))):
             self._sent_bytes += piece.ByteSize()

@@ -16,6 +16,7 @@ from edge_client.patience import Patience, Progress
 from edge_client.stream_end import StreamEnd
 from orchestrator.link import LinkEstimate, ProbeSample
 from protos import ecdiff_v1_pb2 as pb
+from wire.chain import Chain
 from wire.channel import FRAGMENT_BYTES, PING_SECONDS
 from wire.clock import stamp_seconds
 from wire.codecs import LOSSLESS_CODECS
@@ -26,13 +27,16 @@ from wire.messages import (
     ClientMessage,
     Close,
     Codec,
+    Correct,
     DType,
     Heartbeat,
     Open,
     Opened,
     Ping,
     Pong,
+    PromptEmbeds,
     Scaling,
+    Seed,
     ServerMessage,
 )
 from wire.tensors import CodecEvent, TensorSpec
@@ -76,6 +80,7 @@ class CloudSession:
         self._observe = observe
         self._stream_link = stream_link
         self._codec = Codec.RAW
+        self._chain = Chain()
         self._specs = ServerSpecs()
         self._outgoing: asyncio.Queue[ClientMessage | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -217,7 +222,7 @@ class CloudSession:
 
     async def _decode(self, message: pb.ServerMessage) -> ServerMessage:
         started = time.perf_counter()
-        decode = functools.partial(decode_server, message, specs=self._specs, observe=self._observe)
+        decode = functools.partial(decode_server, message, specs=self._specs, chain=self._chain, observe=self._observe)
         decoded = decode() if message.ByteSize() <= INLINE_BYTES else await asyncio.to_thread(decode)
         self.decode_seconds = time.perf_counter() - started
         return decoded
@@ -226,7 +231,8 @@ class CloudSession:
         """The only writer of this stream."""
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader reports the end
             while (message := await self._outgoing.get()) is not None:
-                encoded = encode_client(message, codec=self._codec, observe=self._observe)
+                encode = functools.partial(encode_client, message, codec=self._codec, observe=self._observe)
+                encoded = await asyncio.to_thread(encode) if _is_large(message) else encode()
                 for piece in fragments(encoded, FRAGMENT_BYTES):
                     self.bytes_sent += piece.ByteSize()
                     await self._call.write(piece)
@@ -270,6 +276,17 @@ class CloudSession:
         with contextlib.suppress(grpc.aio.AioRpcError):
             async for _ in self._responses:
                 pass
+
+
+def _is_large(message: ClientMessage) -> bool:
+    """Whether encoding a message takes longer than a hop to another thread."""
+    match message:
+        case Correct():
+            return message.latents.nbytes > INLINE_BYTES
+        case Open():
+            return isinstance(message.conditioning, PromptEmbeds) or not isinstance(message.start, Seed)
+        case _:
+            return False
 
 
 def _embeds_spec(*, rank: int) -> TensorSpec:

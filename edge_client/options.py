@@ -137,10 +137,11 @@ PICTURE_OPTIONS = (
     click.option("--num-frames", type=int, help="Frames of a video.  [default: the model's]"),
     click.option(
         "--latents-codec",
-        type=click.Choice(["raw", "zstd", "int8-block"]),
+        type=click.Choice(["raw", "zstd", "int8-block", "int8-delta"]),
         default="zstd",
         show_default=True,
-        help="How latents travel; int8-block is lossy.",
+        help="How latents travel; int8-block is lossy, and so is int8-delta, which sends what changed since the last "
+        "step: for videos and slow links.",
     ),
 )
 MODEL_OPTIONS = (

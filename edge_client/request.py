@@ -27,6 +27,7 @@ CODEC_OFFERS: dict[str, tuple[Codec, ...]] = {
     "raw": (Codec.RAW,),
     "zstd": (Codec.ZSTD, Codec.RAW),
     "int8-block": (Codec.INT8_BLOCK,),
+    "int8-delta": (Codec.INT8_DELTA,),
 }
 # How long a running cloud service may still be loading when it is first asked.
 REMOTE_WAIT_SECONDS = 10.0
@@ -77,7 +78,7 @@ class GenerationRequest:
         text_encoder: Who encodes the prompt: `own` (each model with its own), `cloud` or `edge` (for both).
         image: Picture to start from; the strength of `plan_options` says how much of it is drawn anew. None: noise.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
-        latents_codec: `raw`, `zstd` or `int8-block`.
+        latents_codec: `raw`, `zstd`, `int8-block` or `int8-delta`.
         plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
 
     Raises:

@@ -56,6 +56,8 @@ class _CodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Codec.ValueType
     """byte shuffle, then one zstd frame that declares its size"""
     CODEC_INT8_BLOCK: _Codec.ValueType  # 3
     """lossy: int8 with one float32 scale for each block of 64 elements"""
+    CODEC_INT8_DELTA: _Codec.ValueType  # 4
+    """lossy: the same of the difference to the last tensor of its kind, in one zstd frame"""
 
 class Codec(_Codec, metaclass=_CodecEnumTypeWrapper): ...
 
@@ -66,6 +68,8 @@ CODEC_ZSTD: Codec.ValueType  # 2
 """byte shuffle, then one zstd frame that declares its size"""
 CODEC_INT8_BLOCK: Codec.ValueType  # 3
 """lossy: int8 with one float32 scale for each block of 64 elements"""
+CODEC_INT8_DELTA: Codec.ValueType  # 4
+"""lossy: the same of the difference to the last tensor of its kind, in one zstd frame"""
 Global___Codec: _TypeAlias = Codec  # noqa: Y015
 
 class _Scaling:
@@ -130,6 +134,7 @@ class Tensor(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SCALES_FIELD_NUMBER: _builtins.int
     SCALING_FIELD_NUMBER: _builtins.int
+    BASE_CRC32_FIELD_NUMBER: _builtins.int
     dtype: Global___DType.ValueType
     codec: Global___Codec.ValueType
     raw_bytes: _builtins.int
@@ -138,8 +143,10 @@ class Tensor(_message.Message):
     """of the bytes after decoding (after dequantising, for a lossy codec)"""
     data: _builtins.bytes
     scales: _builtins.bytes
-    """int8-block only: float32 little-endian"""
+    """int8-block and int8-delta only: float32 little-endian"""
     scaling: Global___Scaling.ValueType
+    base_crc32: _builtins.int
+    """int8-delta only: crc32 of the tensor that it is a difference to; absent: a key frame"""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Latents and predictions: as ModelDescription.layout says; embeddings: B, L, D; pooled ones: B, P."""
@@ -155,12 +162,15 @@ class Tensor(_message.Message):
         data: _builtins.bytes = ...,
         scales: _builtins.bytes = ...,
         scaling: Global___Scaling.ValueType = ...,
+        base_crc32: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_base_crc32", b"_base_crc32", "base_crc32", b"base_crc32"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "crc32", b"crc32", "data", b"data", "dtype", b"dtype", "raw_bytes", b"raw_bytes", "scales", b"scales", "scaling", b"scaling", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_base_crc32", b"_base_crc32", "base_crc32", b"base_crc32", "codec", b"codec", "crc32", b"crc32", "data", b"data", "dtype", b"dtype", "raw_bytes", b"raw_bytes", "scales", b"scales", "scaling", b"scaling", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__base_crc32: _TypeAlias = _typing.Literal["base_crc32"]  # noqa: Y015
+    _WhichOneofArgType__base_crc32: _TypeAlias = _typing.Literal["_base_crc32", b"_base_crc32"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__base_crc32) -> _WhichOneofReturnType__base_crc32 | None: ...
 
 Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
 

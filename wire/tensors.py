@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from protos import ecdiff_v1_pb2 as pb
-from wire.codecs import CODECS
+from wire.chain import Chain
+from wire.codecs import CODECS, DELTA, Encoded
 from wire.errors import CorruptTensor, InvalidTensor, ModelError
 from wire.messages import Array, Codec, DType, Scaling
 
@@ -92,8 +93,28 @@ def dtype_of(array: Array) -> DType:
         raise ValueError(f"a tensor must be float32, float16 or bfloat16, not {array.dtype}") from None
 
 
-def encode_tensor(array: Array, *, codec: Codec, scaling: Scaling, observe: CodecObserver | None = None) -> pb.Tensor:
-    """Encode `array`, of any rank and strides.
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A tensor's place in a chain.
+
+    Attributes:
+        chain: Of this end of the stream.
+        kind: Which of its tensors follow each other.
+    """
+
+    chain: Chain
+    kind: str
+
+
+def encode_tensor(
+    array: Array,
+    *,
+    codec: Codec,
+    scaling: Scaling,
+    link: Link | None = None,
+    observe: CodecObserver | None = None,
+) -> pb.Tensor:
+    """Encode `array`, of any rank and strides; int8-delta as a difference where `link` has what it may be taken to.
 
     Raises:
         ValueError: The dtype has no place on the wire.
@@ -104,7 +125,8 @@ def encode_tensor(array: Array, *, codec: Codec, scaling: Scaling, observe: Code
     if not _all_finite(array):
         raise ModelError(f"the {scaling.name.lower()} tensor to be sent holds NaN or infinity")
     elements = np.ascontiguousarray(array).reshape(-1)
-    encoded = CODECS[codec].encode(elements)
+    encoded, base = _encode_linked(elements, link) if codec is Codec.INT8_DELTA else (None, None)
+    encoded = encoded or CODECS[codec].encode(elements)
     message = pb.Tensor(
         dtype=pb.DType.ValueType(dtype.value),
         shape=array.shape,
@@ -114,13 +136,30 @@ def encode_tensor(array: Array, *, codec: Codec, scaling: Scaling, observe: Code
         data=encoded.data,
         scales=encoded.scales,
         scaling=pb.Scaling.ValueType(scaling.value),
+        base_crc32=None if base is None else _checksum(base),
     )
+    if codec is Codec.INT8_DELTA and link is not None:
+        link.chain.advance(link.kind, encoded.decoded, is_delta=base is not None)
     _report("encode", message, codec, scaling, started, observe)
     return message
 
 
+def _encode_linked(elements: Array, link: Link | None) -> tuple[Encoded, Array] | tuple[None, None]:
+    """Return `elements` as a difference, and to what; nothing where a key frame is due."""
+    base = None if link is None else link.chain.base_to_send(link.kind)
+    if base is None or (base.dtype, base.size) != (elements.dtype, elements.size):
+        return None, None
+    encoded = DELTA.encode_delta(elements, base)
+    return (None, None) if encoded is None else (encoded, base)
+
+
 def decode_tensor(
-    message: pb.Tensor, spec: TensorSpec, *, name: str = "tensor", observe: CodecObserver | None = None
+    message: pb.Tensor,
+    spec: TensorSpec,
+    *,
+    name: str = "tensor",
+    link: Link | None = None,
+    observe: CodecObserver | None = None,
 ) -> Array:
     """Return the array, writable and of its own memory, after every check of docs/protocol.md in its order.
 
@@ -128,6 +167,7 @@ def decode_tensor(
         message: What came from the other end.
         spec: What is welcome here.
         name: What error texts call it.
+        link: Where int8-delta finds what it is a difference to.
         observe: Called once, when the tensor is good.
 
     Raises:
@@ -137,13 +177,39 @@ def decode_tensor(
     started = time.perf_counter()
     dtype, shape = _check_declaration(message, spec, name)
     codec = _check_agreed(message, spec, name, shape)
-    elements = CODECS[codec].decode(message.data, message.scales, numpy_dtype(dtype), math.prod(shape))
+    base = _base_of(message, codec, link, name, numpy_dtype(dtype), math.prod(shape))
+    if base is None:
+        elements = CODECS[codec].decode(message.data, message.scales, numpy_dtype(dtype), math.prod(shape))
+    else:
+        elements = DELTA.decode_delta(message.data, message.scales, base)
     if _checksum(elements) != message.crc32:
         raise CorruptTensor(f"the checksum of {name} is wrong")
     if not _all_finite(elements):
         raise CorruptTensor(f"{name} holds NaN or infinity")
+    if codec is Codec.INT8_DELTA and link is not None:
+        # A copy: what is returned may be changed by whoever has it.
+        link.chain.advance(link.kind, elements.copy(), is_delta=base is not None)
     _report("decode", message, codec, spec.scaling, started, observe)
     return elements.reshape(shape)
+
+
+def _base_of(
+    message: pb.Tensor, codec: Codec, link: Link | None, name: str, dtype: np.dtype[np.generic], num_elements: int
+) -> Array | None:
+    """Return what a tensor is a difference to, flat; None of a key frame and of other codecs.
+
+    Raises:
+        InvalidTensor: It is one where none may be.
+        CorruptTensor: This end has another tensor there, or none.
+    """
+    if not message.HasField("base_crc32"):
+        return None
+    if codec is not Codec.INT8_DELTA or link is None:
+        raise InvalidTensor(f"{name} is written as a difference, and nothing comes before it here")
+    base = link.chain.base(link.kind)
+    if base is None or (base.dtype, base.size) != (dtype, num_elements) or _checksum(base) != message.base_crc32:
+        raise CorruptTensor(f"{name} is a difference to a tensor that did not come before it")
+    return base
 
 
 def _check_declaration(message: pb.Tensor, spec: TensorSpec, name: str) -> tuple[DType, tuple[int, ...]]:

@@ -14,10 +14,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
 from protos import ecdiff_v1_pb2 as pb
 from protos import ecdiff_v1_pb2_grpc
-from wire.channel import SERVER_OPTIONS
+from wire.chain import Chain
+from wire.channel import FRAGMENT_BYTES, SERVER_OPTIONS
 from wire.clock import stamp_seconds
 from wire.convert import ClientSpecs, decode_client, encode_description, encode_server
 from wire.errors import EcdiffError, to_status
+from wire.framing import Assembler, fragments
 from wire.messages import (
     Array,
     ClientMessage,
@@ -40,15 +42,20 @@ Receive = Callable[[], Awaitable[ClientMessage]]
 Script = Callable[[Open, Send], Awaitable[None]]
 Conversation = Callable[[Open, Send, Receive], Awaitable[None]]
 
-_SPECS = ClientSpecs(
-    latents=TensorSpec(
-        shape=None,
-        dtypes=frozenset(DType),
-        codecs=frozenset(Codec),
-        scaling=Scaling.SCHEDULER,
-        max_bytes=2**20,
+_MAX_BYTES = 8 * 2**20
+
+
+def _specs(description: Description) -> ClientSpecs:
+    return ClientSpecs(
+        latents=TensorSpec(
+            shape=None,
+            rank=len(description.model.layout),
+            dtypes=frozenset(DType),
+            codecs=frozenset(Codec),
+            scaling=Scaling.SCHEDULER,
+            max_bytes=_MAX_BYTES,
+        )
     )
-)
 
 
 @contextlib.asynccontextmanager
@@ -110,17 +117,25 @@ class _Servicer(ecdiff_v1_pb2_grpc.CloudDenoiserServicer):
         return pb.ProbeResponse(t0=request.t0, t1=self._stamps(), t2=self._stamps())
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:
-        opening = decode_client(await context.read(), specs=_SPECS)
+        specs, assembler, chain = _specs(self._description), Assembler(pb.ClientMessage, _MAX_BYTES), Chain()
+
+        async def read() -> ClientMessage:
+            while (whole := assembler.push(await context.read())) is None:
+                pass
+            return decode_client(whole, specs=specs)
+
+        opening = await read()
         assert isinstance(opening, Open)
 
         async def send(message: ServerMessage | pb.ServerMessage | bytes) -> None:
             if not isinstance(message, pb.ServerMessage | bytes):
-                message = encode_server(message, codec=opening.codecs[0])
-            await context.write(message)
+                message = encode_server(message, codec=opening.codecs[0], chain=chain)
+            for piece in [message] if isinstance(message, bytes) else fragments(message, FRAGMENT_BYTES):
+                await context.write(piece)
 
         async def receive() -> ClientMessage:
             while True:
-                message = decode_client(await context.read(), specs=_SPECS)
+                message = await read()
                 if not isinstance(message, Ping | Credit):
                     return message
 

@@ -92,16 +92,17 @@ def check_files(folder: Path, case: Case) -> dict[str, Any]:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_zstd_changes_no_bit_and_int8_block_little(client: EdgeClient) -> None:
+async def test_zstd_changes_no_bit_and_int8_little(client: EdgeClient) -> None:
     case = CASES["ecdiff"]
     runs = {
         codec: await client.generate(case.prompt, latents_codec=codec, **case.options)
-        for codec in ("raw", "zstd", "int8-block")
+        for codec in ("raw", "zstd", "int8-block", "int8-delta")
     }
     latents = {codec: run.latents for codec, run in runs.items()}
     sizes = {codec: run.report["bytes"] for codec, run in runs.items()}
     assert np.array_equal(latents["zstd"], latents["raw"])
-    assert 0 < distance(latents["int8-block"], latents["raw"]) < 0.1
+    for lossy in ("int8-block", "int8-delta"):
+        assert 0 < distance(latents[lossy], latents["raw"]) < 0.1
     assert sizes["raw"]["latents_wire"] == sizes["raw"]["latents_raw"]
     assert sizes["zstd"]["latents_wire"] < sizes["zstd"]["latents_raw"]
     assert sizes["int8-block"]["latents_wire"] < 0.5 * sizes["int8-block"]["latents_raw"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from protos import ecdiff_v1_pb2 as pb
+from wire.chain import Chain
 from wire.codecs import LOSSLESS_CODECS
 from wire.convert import checks
 from wire.errors import InvalidRequest, InvalidTensor
 from wire.messages import Array, Codec, DType, ModelDescription, Plan, PromptEmbeds, Scaling, State
-from wire.tensors import CodecObserver, TensorSpec, decode_tensor, encode_tensor
+from wire.tensors import CodecObserver, Link, TensorSpec, decode_tensor, encode_tensor
 
 LAYOUTS = ("BCHW", "BFCHW", "BCFHW")
 """Orders of the latents' axes: batch, frame, channel, height, width."""
@@ -84,10 +85,16 @@ class TensorWriter:
 
     codec: Codec
     observe: CodecObserver | None
+    chain: Chain | None = None
 
     def lossy(self, array: Array, scaling: Scaling) -> pb.Tensor:
         """Encode latents or a prediction, with the codec of the session."""
         return encode_tensor(array, codec=self.codec, scaling=scaling, observe=self.observe)
+
+    def streamed(self, array: Array, scaling: Scaling) -> pb.Tensor:
+        """Encode latents or a prediction of a step, which follow those of an earlier step."""
+        link = None if self.chain is None else Link(chain=self.chain, kind=scaling.name)
+        return encode_tensor(array, codec=self.codec, scaling=scaling, link=link, observe=self.observe)
 
     def exact(self, array: Array, scaling: Scaling) -> pb.Tensor:
         """Encode what must arrive bit for bit."""
@@ -101,10 +108,19 @@ class TensorReader:
 
     specs: ClientSpecs | ServerSpecs
     observe: CodecObserver | None
+    chain: Chain | None = None
 
     def latents(self, message: pb.Tensor, name: str) -> Array:
         """Decode latents."""
         return self._decode(message, self.specs.latents, name)
+
+    def streamed_latents(self, message: pb.Tensor, name: str) -> Array:
+        """Decode latents of a step, which follow those of an earlier step."""
+        return self._decode(message, self.specs.latents, name, Scaling.SCHEDULER)
+
+    def streamed_prediction(self, message: pb.Tensor) -> Array:
+        """Decode a prediction of a step, likewise."""
+        return self._decode(message, self.specs.prediction, "prediction", Scaling.PREDICTION)
 
     def history(self, message: pb.Tensor, name: str) -> Array:
         """Decode a part of a solver's history: as latents, but float32, which schedulers compute in."""
@@ -123,10 +139,11 @@ class TensorReader:
         """Decode embeddings."""
         return self._decode(message, self.specs.pooled_embeds if "pooled" in name else self.specs.embeds, name)
 
-    def _decode(self, message: pb.Tensor, spec: TensorSpec | None, name: str) -> Array:
+    def _decode(self, message: pb.Tensor, spec: TensorSpec | None, name: str, follows: Scaling | None = None) -> Array:
         if spec is None:
             raise InvalidTensor(f"{name}: no such tensor is welcome here")
-        return decode_tensor(message, spec, name=name, observe=self.observe)
+        link = None if self.chain is None or follows is None else Link(chain=self.chain, kind=follows.name)
+        return decode_tensor(message, spec, name=name, link=link, observe=self.observe)
 
 
 _SEQUENCES = frozenset({"prompt_embeds", "negative_prompt_embeds"})

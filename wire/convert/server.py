@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from protos import ecdiff_v1_pb2 as pb
+from wire.chain import Chain
 from wire.clock import stamp_seconds
 from wire.convert import checks
 from wire.convert.parts import (
@@ -40,8 +41,10 @@ from wire.tensors import CodecObserver
 _NO_EXTRAPOLATION_ERROR = -1.0  # the schema's word for None
 
 
-def encode_server(message: ServerMessage, *, codec: Codec, observe: CodecObserver | None = None) -> pb.ServerMessage:
-    """Return the protobuf message.
+def encode_server(
+    message: ServerMessage, *, codec: Codec, chain: Chain | None = None, observe: CodecObserver | None = None
+) -> pb.ServerMessage:
+    """Return the protobuf message; `chain` is this end's of the stream, for int8-delta.
 
     `encode_seconds` and `sent_at` of Step, HandedOff and Finished are measured here, whatever the message
     says. A lossy `codec` is used for latents and predictions only.
@@ -50,7 +53,7 @@ def encode_server(message: ServerMessage, *, codec: Codec, observe: CodecObserve
         ValueError: A number has no place in its field, an array no dtype on the wire.
         ModelError: An array holds NaN or infinity.
     """
-    writer = TensorWriter(codec, observe)
+    writer = TensorWriter(codec, observe, chain)
     match message:
         case Opened():
             return pb.ServerMessage(opened=_encode_opened(message, writer))
@@ -79,9 +82,13 @@ def encode_server(message: ServerMessage, *, codec: Codec, observe: CodecObserve
 
 
 def decode_server(
-    message: pb.ServerMessage, *, specs: ServerSpecs, observe: CodecObserver | None = None
+    message: pb.ServerMessage,
+    *,
+    specs: ServerSpecs,
+    chain: Chain | None = None,
+    observe: CodecObserver | None = None,
 ) -> ServerMessage:
-    """Check and return a server message.
+    """Check and return a server message; `chain` is this end's of the stream, for int8-delta.
 
     Raises:
         VersionMismatch: Opened of another protocol version; nothing else of it was read.
@@ -91,7 +98,7 @@ def decode_server(
             cloud answers to the edge, and the edge must tell its own fault from the cloud's.)
     """
     try:
-        return _decode_server(message, TensorReader(specs, observe))
+        return _decode_server(message, TensorReader(specs, observe, chain))
     except InvalidTensor:
         raise
     except InvalidRequest as error:
@@ -188,12 +195,13 @@ def _encode_step(message: Step, writer: TensorWriter) -> pb.Step:
         wait_seconds=message.wait_seconds,
     )
     started = time.perf_counter()
-    if message.latents is not None:
-        step.latents.CopyFrom(writer.lossy(message.latents, Scaling.SCHEDULER))
+    # In the order of the trajectory: each follows the one before it.
     if message.latents_before is not None:
-        step.latents_before.CopyFrom(writer.lossy(message.latents_before, Scaling.SCHEDULER))
+        step.latents_before.CopyFrom(writer.streamed(message.latents_before, Scaling.SCHEDULER))
+    if message.latents is not None:
+        step.latents.CopyFrom(writer.streamed(message.latents, Scaling.SCHEDULER))
     if message.prediction is not None:
-        step.prediction.CopyFrom(writer.lossy(message.prediction, Scaling.PREDICTION))
+        step.prediction.CopyFrom(writer.streamed(message.prediction, Scaling.PREDICTION))
     step.encode_seconds = time.perf_counter() - started
     step.sent_at = stamp_seconds()
     return step
@@ -204,6 +212,11 @@ def _decode_step(message: pb.Step, reader: TensorReader) -> Step:
     error = message.extrapolation_error
     source = checks.member(Source, message.source, "source")
     checks.require(source is not Source.EDGE, "the cloud's step has the edge for its source")
+    latents_before = latents = None
+    if message.HasField("latents_before"):
+        latents_before = reader.streamed_latents(message.latents_before, "latents_before")
+    if message.HasField("latents"):
+        latents = reader.streamed_latents(message.latents, "latents")
     return Step(
         step_index=checks.count(message.step_index, "step_index", high=steps - 1),
         source=source,
@@ -215,11 +228,9 @@ def _decode_step(message: pb.Step, reader: TensorReader) -> Step:
         wait_seconds=checks.seconds(message.wait_seconds, "wait_seconds"),
         encode_seconds=checks.seconds(message.encode_seconds, "encode_seconds"),
         sent_at=checks.stamp(message.sent_at, "sent_at"),
-        latents=reader.latents(message.latents, "latents") if message.HasField("latents") else None,
-        latents_before=reader.latents(message.latents_before, "latents_before")
-        if message.HasField("latents_before")
-        else None,
-        prediction=reader.prediction(message.prediction) if message.HasField("prediction") else None,
+        latents=latents,
+        latents_before=latents_before,
+        prediction=reader.streamed_prediction(message.prediction) if message.HasField("prediction") else None,
     )
 
 

@@ -26,10 +26,11 @@ class Codec(enum.Enum):
     RAW = 1
     ZSTD = 2
     INT8_BLOCK = 3
+    INT8_DELTA = 4
 
     @property
     def label(self) -> str:
-        """The name on command lines and in metrics: raw, zstd, int8-block."""
+        """The name on command lines and in metrics: raw, zstd, int8-block, int8-delta."""
         return self.name.lower().replace("_", "-")
 
 

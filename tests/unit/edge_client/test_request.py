@@ -17,7 +17,8 @@ def test_every_codec_can_be_asked_for_by_its_label() -> None:
 
 
 def test_lossy_codecs_are_never_offered_unasked() -> None:
-    assert all(Codec.INT8_BLOCK not in offer for name, offer in CODEC_OFFERS.items() if name != "int8-block")
+    for lossy in (Codec.INT8_BLOCK, Codec.INT8_DELTA):
+        assert all(lossy not in offer for name, offer in CODEC_OFFERS.items() if name != lossy.label)
 
 
 def test_guidance_is_on_above_one_as_in_diffusers() -> None:

@@ -35,7 +35,7 @@ from wire.tensors import decode_tensor, numpy_dtype
         ({"shape": (1, 4, 8, 65536), "raw_bytes": 2**23}, "has 8388608 bytes, the cap is 1024"),
         ({"shape": (1, 4, 4, 8), "raw_bytes": 512}, r"must have the shape \(1, 4, 8, 8\), not \(1, 4, 4, 8\)"),
         ({"shape": (4, 1, 8, 8)}, "must have the shape"),
-        ({"codec": 0}, "must be written as one of int8-block, raw, zstd, not 0"),
+        ({"codec": 0}, "must be written as one of int8-block, int8-delta, raw, zstd, not 0"),
         ({"codec": 77}, "not 77"),
         ({"scaling": 0}, "must have scaling scheduler, not number 0"),
         ({"scaling": 2}, "must have scaling scheduler, not number 2"),
