@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from diffusion.lora_file import Lora
 from wire.channel import HEARTBEAT_SECONDS, PARKED_SECONDS
 from wire.serving.address import Address
 from wire.serving.tls import TlsFiles
@@ -54,6 +55,7 @@ class ServerConfig:
 
     Attributes:
         model: Folder or hub id.
+        loras: Fused into its weights.
         listen: Where gRPC listens.
         metrics_listen: Where Prometheus scrapes.
         device: auto, cpu or cuda.
@@ -76,6 +78,7 @@ class ServerConfig:
     model: str
     listen: Address
     metrics_listen: Address
+    loras: tuple[Lora, ...] = ()
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 4

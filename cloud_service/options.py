@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import click
 
+from diffusion.lora_file import Lora
+from wire.options import each_parsed
+
 MODEL_OPTION = click.option(
     "--model", metavar="PATH_OR_ID", help="Diffusers folder or hub id.  [default: the bundled cloud model]"
 )
 DEVICE_OPTIONS = (
+    click.option(
+        "--lora",
+        "loras",
+        metavar="PATH[:SCALE]",
+        multiple=True,
+        callback=each_parsed(Lora.parse),
+        help="LoRA to fuse into the model's weights, .safetensors; may be given several times.",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--dtype",

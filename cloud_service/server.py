@@ -116,7 +116,9 @@ async def run(config: ServerConfig) -> int:
         MemoryError: The model does not fit.
     """
     stop = Stop()
-    server = CloudServer(config, lambda: load_model(config.model, device=config.device, dtype=config.dtype))
+    server = CloudServer(
+        config, lambda: load_model(config.model, device=config.device, dtype=config.dtype, loras=config.loras)
+    )
     address, metrics_address = await server.listen()
     _say(f"cloud-service listening on {address} metrics on {metrics_address}")
     if config.exit_with_stdin:

@@ -3,11 +3,15 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from diffusion.families import FAMILIES
+from diffusion.families.base import FamilyModel
+from diffusion.lora import fuse_loras
+from diffusion.lora_file import Lora
 from diffusion.model import Model
 from diffusion.pipeline_folder import PipelineFolder, first_line
 
@@ -24,7 +28,9 @@ _HUB_FILES = [
 _HUB_UNWANTED = ["*.fp16.*", "*non_ema*", "*ema_only*", "safety_checker/*", "feature_extractor/*", "image_encoder/*"]
 
 
-def load_model(path_or_id: str | Path, *, device: str = "auto", dtype: str = "auto") -> Model:
+def load_model(
+    path_or_id: str | Path, *, device: str = "auto", dtype: str = "auto", loras: Sequence[Lora] = ()
+) -> Model:
     """Load a model from a diffusers pipeline folder or by hub id.
 
     The denoising network is loaded now; text encoder and VAE are checked now and loaded when first used.
@@ -34,9 +40,10 @@ def load_model(path_or_id: str | Path, *, device: str = "auto", dtype: str = "au
             the hub's cache.
         device: auto, cpu or cuda.
         dtype: auto, float32, float16 or bfloat16.
+        loras: Fused into its weights, one after the other.
 
     Raises:
-        ValueError: If it is no model that can be run here; the text says what is wrong with it.
+        ValueError: If it is no model that can be run here, or a LoRA does not fit; the text says what is wrong with it.
         OSError: If there is no such folder and it cannot be fetched.
     """
     where = resolve_device(device)
@@ -50,7 +57,8 @@ def load_model(path_or_id: str | Path, *, device: str = "auto", dtype: str = "au
     module, _, class_name = FAMILIES[folder.pipeline_class].partition(":")
     family = getattr(importlib.import_module(module), class_name)
     name = path.resolve().name if Path(path_or_id).is_dir() else str(path_or_id)
-    model: Model = family(folder, name=name, device=where, dtype=precision)
+    model: FamilyModel = family(folder, name=name, device=where, dtype=precision)
+    fuse_loras(model, loras)
     return model
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 from diffusion.compatibility import check_pair
+from diffusion.lora_file import Lora
 from diffusion.model import ModelInfo
 from edge_client.cloud_link import CloudLink
 from edge_client.contact import CloudContact
@@ -46,6 +47,8 @@ class EdgeClient:
             own, on loopback, when a mode first needs it.
         cloud_model: Folder or hub id for a cloud service of its own; default: the bundled large model.
         edge_model: Folder or hub id of the small model; default: the bundled one.
+        loras: Fused into the small model's weights.
+        cloud_loras: Fused into those of the large one of a cloud service of its own.
         device: `auto`, `cpu` or `cuda`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         orchestrator: `HOST:PORT` of an orchestrator service. It names the cloud where neither `cloud` nor
@@ -55,7 +58,7 @@ class EdgeClient:
         step_seconds: So is one that makes no step for this long, although it says that it is at it.
 
     Raises:
-        ValueError: Both `cloud` and `cloud_model` are given, or an address is none.
+        ValueError: `cloud` is given together with `cloud_model` or `cloud_loras`, or an address is none.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class EdgeClient:
         cloud: str | None = None,
         cloud_model: str | None = None,
         edge_model: str | None = None,
+        loras: Sequence[Lora] = (),
+        cloud_loras: Sequence[Lora] = (),
         device: str = "auto",
         dtype: str = "auto",
         orchestrator: str | None = None,
@@ -71,8 +76,8 @@ class EdgeClient:
         silence_seconds: float = 3.0,
         step_seconds: float = 120.0,
     ) -> None:
-        if cloud is not None and cloud_model is not None:
-            raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
+        if cloud is not None and (cloud_model is not None or cloud_loras):
+            raise ValueError("--cloud uses the model that is served there; leave --cloud-model out, and --cloud-lora")
         targets = () if cloud is None else parse_targets(cloud)
         credentials = credentials or Credentials()
         self._orchestrator = None if orchestrator is None else OrchestratorLink(orchestrator, credentials)
@@ -80,12 +85,14 @@ class EdgeClient:
             targets,
             self._orchestrator,
             cloud_model=cloud_model,
+            cloud_loras=cloud_loras,
             device=device,
             dtype=dtype,
             credentials=credentials,
         )
         self._counsel = Counsel(self._orchestrator)
         self._edge_model_path = edge_model or str(bundled_pair().edge)
+        self._loras = tuple(loras)
         self._device = device
         self._dtype = dtype
         self._patience = Patience(silence_seconds=silence_seconds, step_seconds=step_seconds)
@@ -260,7 +267,9 @@ class EdgeClient:
     async def _load_edge(self) -> EdgeModel:
         async with self._loading:
             if self._edge is None:
-                self._edge = await EdgeModel.load(self._edge_model_path, device=self._device, dtype=self._dtype)
+                self._edge = await EdgeModel.load(
+                    self._edge_model_path, device=self._device, dtype=self._dtype, loras=self._loras
+                )
             return self._edge
 
     async def _about_edge(self) -> ModelInfo:

@@ -78,11 +78,11 @@ def named_options() -> frozenset[str]:
 def check_cloud(options: dict[str, Any], mode: str) -> None:
     """Refuse options of the cloud that do not go together, or that this mode has no use for."""
     with bad_usage():
-        if mode not in CLOUD_MODES and (options["cloud"] or options["cloud_model"]):
-            raise ValueError(f"mode {mode} uses no cloud: leave --cloud and --cloud-model out")
+        if mode not in CLOUD_MODES and (options["cloud"] or options["cloud_model"] or options["cloud_lora"]):
+            raise ValueError(f"mode {mode} uses no cloud: leave --cloud, --cloud-model and --cloud-lora out")
         if options["cloud"] is not None:
-            if options["cloud_model"] is not None:
-                raise ValueError("--cloud uses the model that is served there; leave --cloud-model out")
+            if options["cloud_model"] is not None or options["cloud_lora"]:
+                raise ValueError("--cloud uses the model that is served there; leave --cloud-model out, and --cloud-lora")
             read_targets(options)
         read_credentials(options)
 
@@ -96,6 +96,8 @@ def make_client(options: dict[str, Any]) -> EdgeClient:
         cloud=options["cloud"],
         cloud_model=options["cloud_model"],
         edge_model=options["edge_model"],
+        loras=options["lora"],
+        cloud_loras=options["cloud_lora"],
         device=options["device"],
         dtype=options["dtype"],
         orchestrator=options["orchestrator"],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from diffusion.lora_file import Lora
 from diffusion.model import ModelInfo
 from edge_client.cloud_link import CloudLink
 from edge_client.local_cloud import STOP_SECONDS, LocalCloud
@@ -33,6 +34,7 @@ class CloudContact:
         targets: Running services, in order of preference; empty: see the next ones.
         orchestrator: Names the services where no target was given.
         cloud_model: Folder or hub id for a service of its own; it starts one where nobody names any.
+        cloud_loras: Fused into that model's weights.
         device: For that.
         dtype: For that.
         credentials: For all services but its own.
@@ -44,6 +46,7 @@ class CloudContact:
         orchestrator: OrchestratorLink | None,
         *,
         cloud_model: str | None,
+        cloud_loras: Sequence[Lora],
         device: str,
         dtype: str,
         credentials: Credentials,
@@ -51,8 +54,8 @@ class CloudContact:
         self.link: CloudLink | None = None
         self._targets = Targets(targets) if targets else None
         # A model that is named for a service of its own is meant: nobody else's is asked for.
-        self._orchestrator = None if targets or cloud_model is not None else orchestrator
-        self._cloud_model = cloud_model
+        self._orchestrator = None if targets or cloud_model is not None or cloud_loras else orchestrator
+        self._cloud_model, self._cloud_loras = cloud_model, cloud_loras
         self._device, self._dtype = device, dtype
         self._credentials = credentials
         self._local_cloud: LocalCloud | None = None
@@ -90,7 +93,9 @@ class CloudContact:
             recorder.seconds["connect"] = time.perf_counter() - started
             return self.link
         if self._local_cloud is None:
-            self._local_cloud = await LocalCloud.start(self._cloud_model, device=self._device, dtype=self._dtype)
+            self._local_cloud = await LocalCloud.start(
+                self._cloud_model, device=self._device, dtype=self._dtype, loras=self._cloud_loras
+            )
         try:
             return await self._connect_to_own(self._local_cloud, recorder)
         except EcdiffError:

@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ import torch
 
 from diffusion.edge_lead import EdgeLead, WantsCall
 from diffusion.loading import load_model
+from diffusion.lora_file import Lora
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.trajectory import StepResult
 
@@ -39,7 +40,9 @@ class EdgeModel:
         self.forget_times()
 
     @classmethod
-    async def load(cls, path_or_id: str, *, device: str = "auto", dtype: str = "auto") -> EdgeModel:
+    async def load(
+        cls, path_or_id: str, *, device: str = "auto", dtype: str = "auto", loras: Sequence[Lora] = ()
+    ) -> EdgeModel:
         """Load a model on the thread that will run it.
 
         Raises:
@@ -49,7 +52,9 @@ class EdgeModel:
         executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="edge-device")
         loop = asyncio.get_running_loop()
         try:
-            model = await loop.run_in_executor(executor, lambda: load_model(path_or_id, device=device, dtype=dtype))
+            model = await loop.run_in_executor(
+                executor, lambda: load_model(path_or_id, device=device, dtype=dtype, loras=loras)
+            )
             await loop.run_in_executor(executor, _warm_up, model)
         except BaseException:
             executor.shutdown(wait=False)

@@ -9,7 +9,9 @@ import re
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
+from collections.abc import Sequence
 
+from diffusion.lora_file import Lora
 from wire.errors import NotServing
 
 LISTENING = re.compile(r"cloud-service listening on (\S+) metrics on (\S+)")
@@ -44,13 +46,14 @@ class LocalCloud:
         return self._process.pid
 
     @classmethod
-    async def start(cls, model: str | None, *, device: str, dtype: str) -> LocalCloud:
+    async def start(cls, model: str | None, *, device: str, dtype: str, loras: Sequence[Lora] = ()) -> LocalCloud:
         """Start the service; it may still be loading its model when this returns.
 
         Args:
             model: Folder or hub id; None for the bundled one.
             device: As `cloud-service serve --device`.
             dtype: As `cloud-service serve --dtype`.
+            loras: As `cloud-service serve --lora`.
 
         Raises:
             NotServing: It ended at once, with its own last words.
@@ -59,6 +62,7 @@ class LocalCloud:
         command = [sys.executable, "-P", "-m", "cloud_service", "serve", "--listen", "127.0.0.1:0"]
         command += ["--metrics-listen", "127.0.0.1:0", "--device", device, "--dtype", dtype, "--exit-with-stdin"]
         command += [] if model is None else ["--model", model]
+        command += [word for lora in loras for word in ("--lora", str(lora))]
         # A session of its own: Ctrl-C reaches the edge, which closes its session before it stops the service.
         environment = {"OMP_NUM_THREADS": str(half_of_the_cores()), **os.environ}
         process = await asyncio.create_subprocess_exec(

@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
+from diffusion.lora_file import Lora
 from orchestrator.plan import PREDICTORS, parse_steps
 from orchestrator.refresh import REFRESH_POLICIES
 from wire.edge_plan import CORRECTIONS
+from wire.options import each_parsed
 
 
 class OutputFile(click.Path):
@@ -151,6 +153,20 @@ MODEL_OPTIONS = (
         help="Large model, for a cloud service of its own.  [default: the bundled one]",
     ),
     click.option("--edge-model", metavar="PATH_OR_ID", help="Small model.  [default: the bundled one]"),
+    click.option(
+        "--lora",
+        metavar="PATH[:SCALE]",
+        multiple=True,
+        callback=each_parsed(Lora.parse),
+        help="LoRA to fuse into the small model's weights, .safetensors; may be given several times.",
+    ),
+    click.option(
+        "--cloud-lora",
+        metavar="PATH[:SCALE]",
+        multiple=True,
+        callback=each_parsed(Lora.parse),
+        help="The same for the large model of a cloud service of its own; one elsewhere has what it was started with.",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), default="auto", show_default=True

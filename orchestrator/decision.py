@@ -83,7 +83,7 @@ def decide_from_file(
         edge_plan=choice.edge_plan,
         start_step=options.start_step,
         origin=name,
-        why=choice.why,
+        why=f"from noise, {choice.why}; begun at step {options.start_step}" if options.start_step else choice.why,
         lines=tuple(lines),
         # What was measured is a whole trajectory's.
         expected_error=None if options.start_step else choice.error,

@@ -557,6 +557,8 @@ class AgentSettings(_message.Message):
     TLS_KEY_FIELD_NUMBER: _builtins.int
     CLOUD_TIMEOUT_FIELD_NUMBER: _builtins.int
     CLOUD_STEP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    LORA_FIELD_NUMBER: _builtins.int
+    CLOUD_LORA_FIELD_NUMBER: _builtins.int
     cloud: _builtins.str
     orchestrator: _builtins.str
     cloud_model: _builtins.str
@@ -570,6 +572,10 @@ class AgentSettings(_message.Message):
     tls_key: _builtins.str
     cloud_timeout: _builtins.float
     cloud_step_timeout: _builtins.float
+    @_builtins.property
+    def lora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def cloud_lora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -586,10 +592,12 @@ class AgentSettings(_message.Message):
         tls_key: _builtins.str | None = ...,
         cloud_timeout: _builtins.float | None = ...,
         cloud_step_timeout: _builtins.float | None = ...,
+        lora: _abc.Iterable[_builtins.str] | None = ...,
+        cloud_lora: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_lora", b"cloud_lora", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "lora", b"lora", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_plaintext_token: _TypeAlias = _typing.Literal["allow_plaintext_token"]  # noqa: Y015
     _WhichOneofArgType__allow_plaintext_token: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token"]  # noqa: Y015

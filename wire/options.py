@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import click
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 
 def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
@@ -18,3 +21,17 @@ def with_options(*groups: tuple[Callable[[Command], Command], ...]) -> Callable[
         return command
 
     return decorate
+
+
+def each_parsed(
+    parse: Callable[[str], Value],
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[Value, ...]]:
+    """Return the callback of an option that may be given several times; what `parse` refuses is bad usage."""
+
+    def convert(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[Value, ...]:
+        try:
+            return tuple(parse(value) for value in values)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx=context, param=parameter) from error
+
+    return convert

@@ -50,7 +50,8 @@ class Replica:
 
     def _load(self) -> Model:
         """Load the model; called on the device thread."""
-        return load_model(self._config.model, device=self._config.device, dtype=self._config.dtype)
+        config = self._config
+        return load_model(config.model, device=config.device, dtype=config.dtype, loras=config.loras)
 
     # ------------------------------------------------------------------------------ what clients call
 

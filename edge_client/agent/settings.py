@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ class Settings:
     orchestrator: str | None = None
     cloud_model: str | None = None
     edge_model: str | None = None
+    lora: tuple[str, ...] | None = None
+    cloud_lora: tuple[str, ...] | None = None
     device: str | None = None
     dtype: str | None = None
     auth_token_file: str | None = None
@@ -39,7 +41,7 @@ class Settings:
         Raises:
             ValueError: An address that is none.
         """
-        values = {field.name: options[field.name] for field in fields(cls) if options.get(field.name) is not None}
+        values = {field.name: options[field.name] for field in fields(cls) if options.get(field.name) not in (None, ())}
         if "cloud" in values:
             values["cloud"] = ",".join(parse_targets(values["cloud"]))
         if "orchestrator" in values:
@@ -50,6 +52,9 @@ class Settings:
         for name in ("cloud_model", "edge_model"):
             if name in values:
                 values[name] = _one_name(values[name])
+        for name in ("lora", "cloud_lora"):
+            if name in values:
+                values[name] = tuple(str(replace(lora, path=lora.path.resolve())) for lora in values[name])
         for name in ("auth_token_file", "tls_ca", "tls_cert", "tls_key"):
             if name in values:
                 values[name] = str(Path(values[name]).resolve())
@@ -89,6 +94,8 @@ def difference(status: pb.AgentStatus, named: Collection[str], options: Mapping[
         wanted, has = getattr(ours, name), getattr(theirs, name)
         if wanted not in (has, loaded.get(name)):
             option = f"--{name.replace('_', '-')}"
+            if isinstance(has, tuple):
+                has = " ".join(has)
             return (
                 f"the agent was started without {option}" if not has else f"the agent was started with {option} {has}"
             )
