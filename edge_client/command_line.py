@@ -82,7 +82,9 @@ def check_cloud(options: dict[str, Any], mode: str) -> None:
             raise ValueError(f"mode {mode} uses no cloud: leave --cloud, --cloud-model and --cloud-lora out")
         if options["cloud"] is not None:
             if options["cloud_model"] is not None or options["cloud_lora"]:
-                raise ValueError("--cloud uses the model that is served there; leave --cloud-model out, and --cloud-lora")
+                raise ValueError(
+                    "--cloud uses the model that is served there; leave --cloud-model out, and --cloud-lora"
+                )
             read_targets(options)
         read_credentials(options)
 
