@@ -13,16 +13,23 @@ from rich.console import Console
 from bench.codec.tensors import decibels
 from bench.intervals import mean_interval
 from edge_client import EdgeClient, GenerationResult
+from models import ModelPair
 from wire.codecs import LOSSLESS_CODECS
 from wire.messages import Codec
 
 MODES = ("ecdiff", "adaptive")
 
 
-async def compare_pictures(prompts: list[str]) -> list[dict[str, Any]]:
-    """Return a row a mode and codec: how far its pictures are from those with `raw`."""
+async def compare_pictures(prompts: list[str], pair: ModelPair | None) -> list[dict[str, Any]]:
+    """Return a row a mode and codec: how far its pictures, or videos, are from those with `raw`.
+
+    Args:
+        prompts: One generation each.
+        pair: Who makes them; None: the bundled one.
+    """
     console, rows = Console(stderr=True), []
-    async with EdgeClient() as client:
+    cloud_model, edge_model = (None, None) if pair is None else map(str, pair)
+    async with EdgeClient(cloud_model=cloud_model, edge_model=edge_model) as client:
         for mode in MODES:
             runs: dict[Codec, list[GenerationResult]] = {}
             for codec in Codec:
@@ -64,7 +71,7 @@ def _compared(mode: str, codec: Codec, runs: list[GenerationResult], raw: list[G
 def _psnr(runs: list[GenerationResult], raw: list[GenerationResult]) -> float | None:
     """Return the peak signal to noise of all pictures together; None where they are the same."""
     pairs = zip(runs, raw, strict=True)
-    return psnr_db([(np.asarray(run.images[0]), np.asarray(other.images[0])) for run, other in pairs])
+    return psnr_db([(run.pixels, other.pixels) for run, other in pairs])
 
 
 def psnr_db(pairs: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> float | None:

@@ -16,7 +16,7 @@ from wire.messages import Codec
 def print_tables(results: dict[str, Any]) -> None:
     """Print what the codecs do to tensors, then to pictures."""
     console = Console(width=140)
-    title = f"real latents, every step; {machine_line()}"
+    title = f"latents of {results['what']}, every step; {machine_line()}"
     table = Table(title=title, title_justify="left")
     columns = ("dtype", "codec", "pictures", "raw bytes", "wire bytes", "wire / raw", "signal to noise", "encode ms")
     for name in (*columns, "decode ms", "pays below Mbit/s"):
@@ -37,7 +37,7 @@ def print_tables(results: dict[str, Any]) -> None:
             end_section=row["codec"] == list(Codec)[-1].label,
         )
     console.print(table)
-    table = Table(title="pictures made with it, against those with raw", title_justify="left")
+    table = Table(title="what is made with it, against what is made with raw", title_justify="left")
     for name in ("mode", "codec", "error of the final latents", "picture", "wire / raw"):
         table.add_column(name, justify="left" if name in ("mode", "codec") else "right")
     for row in results["pictures"]:
@@ -71,7 +71,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
             ratios, label = row["ratio_by_step"], f"{row['codec']}, {row['dtype']}"
             line = {"linestyle": styles[row["dtype"]], "color": colours[row["codec"]]}
             by_step.plot(range(1, len(ratios) + 1), ratios, label=label, **line)
-    title = f"Latents of the bundled pair, one picture, {results['num_prompts']} prompts"
+    title = f"Latents of {results['what']}, {results['num_prompts']} prompts"
     by_step.set(xlabel="steps done", ylabel="wire bytes / raw bytes", ylim=(0, 1.35), title=title)
     by_step.legend(fontsize=7, ncols=3, loc="upper center")
     lossy = [row for row in results["pictures"] if row["picture_psnr_db"] is not None]
@@ -82,7 +82,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
         width=0.5,
     )
     in_pictures.bar_label(bars, fmt="%.1f")
-    in_pictures.set(ylabel="PSNR to the pictures with raw, dB", title="Pictures made with it (the rest: the same bits)")
+    in_pictures.set(ylabel="PSNR to what raw makes, dB", title="Made with it (the rest: the same bits)")
     for axis in (by_step, in_pictures):
         axis.title.set_fontsize(9)
         axis.grid(alpha=0.3)
