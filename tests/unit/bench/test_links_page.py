@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -75,14 +77,18 @@ def test_decisions() -> None:
     assert_said("took {:.2f} and {:.2f}".format(*correction))
 
 
+def codec_line(row: dict[str, Any]) -> str:
+    """Return a codec's line of a table."""
+    noise = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f} dB"
+    pays = "" if row["pays_below_mbit_s"] is None else f"{row['pays_below_mbit_s']:.0f} Mbit/s "
+    times = f"{row['encode_ms']:.3f} ms | {row['decode_ms']:.3f} ms"
+    return f"| `{row['codec']}` | {row['ratio']:.3f} | {noise} | {times} | {pays}|"
+
+
 def test_codecs() -> None:
     tensors, pictures = results("codec")["tensors"], results("codec")["pictures"]
-    for codec in ("raw", "zstd", "int8-block"):
-        row = one(tensors, codec=codec, dtype="float32", num_images=1)
-        noise = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f} dB"
-        pays = "" if row["pays_below_mbit_s"] is None else f"{row['pays_below_mbit_s']:.0f} Mbit/s "
-        times = f"{row['encode_ms']:.3f} ms | {row['decode_ms']:.3f} ms"
-        assert_said(f"| `{codec}` | {row['ratio']:.3f} | {noise} | {times} | {pays}|")
+    for codec in ("raw", "zstd", "int8-block", "int8-delta"):
+        assert_said(codec_line(one(tensors, codec=codec, dtype="float32", num_images=1)))
     saved = [
         f"{100 * (1 - one(tensors, codec='zstd', dtype=dtype, num_images=1)['ratio']):.0f} % of {dtype}"
         for dtype in ("float32", "float16", "bfloat16")
@@ -93,7 +99,19 @@ def test_codecs() -> None:
     assert_said(f"{ecdiff['picture_psnr_db']:.1f} and {adaptive['picture_psnr_db']:.1f} dB PSNR")
     assert_said(f"{one(tensors, codec='int8-block', dtype='float16', num_images=1)['ratio']:.3f}.")
     assert not any(row["lossless"] and row["latents_error"] for row in pictures)
-    half, full = (
-        one(tensors, codec="raw", dtype=dtype, num_images=16)["encode_ms"] for dtype in ("float16", "float32")
-    )
-    assert_said(f"{half:.3f} ms against {full:.3f} ms")
+    delta = [one(pictures, mode=mode, codec="int8-delta")["wire_ratio"] for mode in ("ecdiff", "adaptive")]
+    assert_said("`ecdiff` {:.3f} and `adaptive` {:.3f} of raw".format(*delta), f"against {ecdiff['wire_ratio']:.3f}")
+    for codec in ("ecdiff", "adaptive"):
+        block, made = (one(pictures, mode=codec, codec=name) for name in ("int8-block", "int8-delta"))
+        assert made["latents_error"] == pytest.approx(block["latents_error"], rel=0.01)
+
+
+def test_codecs_of_videos() -> None:
+    tensors, videos = results("codec-video")["tensors"], results("codec-video")["pictures"]
+    for codec in ("raw", "zstd", "int8-block", "int8-delta"):
+        assert_said(codec_line(one(tensors, codec=codec, dtype="float32", num_images=1)))
+    block, delta = (one(videos, mode="ecdiff", codec=name) for name in ("int8-block", "int8-delta"))
+    assert_said(f"final latents {delta['latents_error']:.4f} from", f"`int8-block` {block['latents_error']:.4f};")
+    assert_said(f"all frames are at {delta['picture_psnr_db']:.1f} dB")
+    assert_said(f"it takes {delta['wire_ratio']:.3f} of raw, `int8-block` {block['wire_ratio']:.3f}:")
+    assert_said(f"about {delta['wire_ratio'] * 2 * 2.2 * 1024:.0f} KiB")
