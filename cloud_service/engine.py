@@ -18,7 +18,7 @@ from cloud_service.session import SessionEvent
 from cloud_service.warm_up import Served, warm_up
 from cloud_service.worker import Worker, ran_out_of_memory
 from diffusion.model import Model
-from diffusion.pipeline_folder import first_line
+from diffusion.weight_files import first_line
 from wire.messages import Correct
 
 _log = logging.getLogger(LOGGER_NAME)

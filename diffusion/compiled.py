@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion.devices import in_memory_format, wait_for
-from diffusion.pipeline_folder import first_line
+from diffusion.weight_files import first_line
 
 Network = Callable[..., Tensor]
 """(latents `[R, C, H, W]`, more tensors of R rows each) -> predictions of the latents' shape, float32."""

@@ -13,7 +13,8 @@ from diffusion.families.base import FamilyModel
 from diffusion.lora import fuse_loras
 from diffusion.lora_file import Lora
 from diffusion.model import Model
-from diffusion.pipeline_folder import PipelineFolder, first_line
+from diffusion.pipeline_folder import PipelineFolder
+from diffusion.weight_files import first_line
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from diffusion.weight_files import check_safetensors, first_line, load_failure, no_weights
+
 _SAMPLE_BYTES = 2**20
 _LOADING = threading.Lock()
 # Written by the libraries that saved the folder; says nothing about what the part computes.
@@ -100,8 +102,14 @@ class PipelineFolder:
             The variant (None or `fp16`) and the files, more than one where they are sharded.
 
         Raises:
-            ValueError: If there are none, or one is damaged.
+            ValueError: If there are none, one is damaged, or their numbers are of a type that is not run here.
         """
+        quantised = self.config(part).get("quantization_config")
+        if quantised is not None:
+            raise ValueError(
+                f"{self.path / part} is quantised, which is not supported; fetch the model with float32, float16 or "
+                "bfloat16 weights"
+            )
         for variant in (None, "fp16"):
             suffix = "" if variant is None else f".{variant}"
             whole = self.path / part / f"{stem}{suffix}.safetensors"
@@ -113,9 +121,9 @@ class PipelineFolder:
             else:
                 continue
             for file in files:
-                _check_safetensors(file)
+                check_safetensors(file)
             return variant, files
-        raise ValueError(f"{self.path / part} has no {stem}.safetensors; only safetensors weights are read")
+        raise ValueError(no_weights(self.path / part, stem))
 
     def fingerprint(self, part: str, stem: str, *, extra: bytes = b"") -> str:
         """Return 16 hex characters that identify a part.
@@ -151,7 +159,8 @@ class PipelineFolder:
         variant, _ = self.weight_files(part, "diffusion_pytorch_model" if from_diffusers else "model")
         # Converted while it is read, a large network never stands in memory twice. transformers has
         # renamed the argument between versions, and its parts are small.
-        arguments: dict[str, Any] = {"torch_dtype": dtype} if from_diffusers else {}
+        # What has another shape than its configuration says: diffusers raises, transformers can be made to report.
+        arguments: dict[str, Any] = {"torch_dtype": dtype} if from_diffusers else {"ignore_mismatched_sizes": True}
         try:
             with quiet_libraries():
                 network, report = part_class.from_pretrained(
@@ -164,11 +173,12 @@ class PipelineFolder:
                     **arguments,
                 )
         except Exception as error:  # the libraries raise whatever a foreign file makes them stumble over
-            raise ValueError(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
-        missing = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
+            raise ValueError(f"{self.path / part} cannot be loaded: {load_failure(error)}") from error
+        missing = sorted(map(str, report["missing_keys"])) + sorted(each[0] for each in report["mismatched_keys"])
         if missing:
             raise ValueError(
-                f"{self.path / part} lacks {len(missing)} weights of its configuration, such as {missing[0]}"
+                f"{self.path / part} lacks {len(missing)} weights of its configuration, such as {missing[0]}; "
+                "they do not belong together: fetch the model again"
             )
         try:
             with quiet_libraries():  # diffusers warns of a cast even where there is nothing to cast
@@ -194,12 +204,6 @@ def canonical_json(config: dict[str, Any]) -> str:
     """Return `config` as sorted JSON without the keys that only say who saved it."""
     kept = {key: value for key, value in config.items() if not key.startswith("_") and key not in _NOISE_KEYS}
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its class where it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
@@ -230,19 +234,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing: the model folder is not whole") from error
+        raise ValueError(f"{path} is missing: the model folder is not whole; fetch the model again") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object")
     return content
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is damaged or missing: {first_line(error)}; fetch the model again") from error

@@ -67,7 +67,10 @@ class TextEncoder:
         where = self._folder.path / self._tokenizer_part
         files = [where / name for name in _VOCABULARIES if (where / name).is_file()]
         if not {"tokenizer.json", "vocab.json", "spiece.model"} & {file.name for file in files}:
-            raise ValueError(f"{where} has neither tokenizer.json nor vocab.json nor spiece.model")
+            raise ValueError(
+                f"{where} is missing, or has neither tokenizer.json nor vocab.json nor spiece.model; "
+                "fetch the model again"
+            )
         length = self._folder.config(self._tokenizer_part, "tokenizer_config.json").get("model_max_length")
         vocabulary = b"\0".join(file.read_bytes() for file in files) + f"\0{length}".encode()
         return self._folder.fingerprint(self._part, "model", extra=vocabulary)
@@ -112,6 +115,12 @@ class TextEncoder:
         return tokens.input_ids, tokens.attention_mask
 
 
+def lacking_text_encoders(folder: PipelineFolder, num_encoders: int, optional: Collection[str]) -> list[str]:
+    """Return the subfolders of text encoders that the family needs and a folder does not have."""
+    parts = [f"text_encoder{suffix}" for suffix in _suffixes(num_encoders)]
+    return [part for part in parts if folder.lacks(part) and (part not in optional or folder.has_part(part))]
+
+
 def find_text_encoders(
     folder: PipelineFolder,
     classes: Sequence[tuple[str, ...]],
@@ -134,13 +143,14 @@ def find_text_encoders(
     Raises:
         ValueError: One is of another class.
     """
-    suffixes = ["", *(f"_{number}" for number in range(2, len(classes) + 1))]
-    found = []
-    for allowed, suffix in zip(classes, suffixes, strict=True):
-        part = f"text_encoder{suffix}"
-        if part in optional and not folder.has_part(part):
-            continue
-        if folder.lacks(part):
-            return []
-        found.append(TextEncoder(folder, allowed, device=device, dtype=dtype, suffix=suffix))
-    return found
+    if lacking_text_encoders(folder, len(classes), optional):
+        return []
+    return [
+        TextEncoder(folder, allowed, device=device, dtype=dtype, suffix=suffix)
+        for allowed, suffix in zip(classes, _suffixes(len(classes)), strict=True)
+        if folder.has_part(f"text_encoder{suffix}")
+    ]
+
+
+def _suffixes(num_encoders: int) -> list[str]:
+    return ["", *(f"_{number}" for number in range(2, num_encoders + 1))]

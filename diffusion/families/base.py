@@ -20,7 +20,7 @@ from diffusion.guidance import guide
 from diffusion.model import Conditioning, Evaluation, ModelInfo
 from diffusion.pipeline_folder import PipelineFolder, canonical_json
 from diffusion.scheduler_fields import FLOW, PREDICTION_TYPES
-from diffusion.text_encoders import find_text_encoders
+from diffusion.text_encoders import find_text_encoders, lacking_text_encoders
 from diffusion.vae import PICTURE_CLASSES, Vae, to_pixels
 
 
@@ -156,7 +156,8 @@ class FamilyModel(ABC):
             ValueError: The folder has no text encoder.
         """
         if not self.text_encoders:
-            raise ValueError(f"{self.folder.path} has no text encoder: add its text_encoder and tokenizer folders")
+            lacking = lacking_text_encoders(self.folder, len(self.text_encoder_classes), self.optional_text_encoders)
+            raise ValueError(f"{self.folder.path} has no text encoder: add its {', '.join(lacking)} and tokenizers")
         positive = self._encode(prompt)
         if not guided or self.info.guidance_distilled:
             return Conditioning(prompt_embeds=positive.sequence, pooled_prompt_embeds=positive.pooled)

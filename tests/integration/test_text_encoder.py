@@ -135,7 +135,7 @@ async def test_an_edge_without_encoder_is_told_who_could_encode(cloud: Cloud, ba
 def test_alone_an_edge_without_encoder_says_what_it_lacks(run_edge: RunEdge, bare_edge: Path) -> None:
     done = run_edge("generate", "a cat", "--mode", "edge", "--edge-model", bare_edge, "-q")
     assert done.returncode == 1
-    assert "has no text encoder: add its text_encoder and tokenizer folders" in done.stderr
+    assert "has no text encoder: add its text_encoder and tokenizers" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -154,7 +154,7 @@ def test_pickled_weights_are_not_read(changed_copy):
     folder = changed_copy()
     torch.save(load_file(folder / UNET), folder / "unet/diffusion_pytorch_model.bin")
     (folder / UNET).unlink()
-    assert "only safetensors weights are read" in refused(folder)
+    assert "unet has pickled weights only (diffusion_pytorch_model.bin)" in refused(folder)
 
 
 def test_half_precision_and_sharded_weights_are_found(changed_copy, cloud):
