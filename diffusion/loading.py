@@ -13,6 +13,7 @@ from diffusion.families.base import FamilyModel
 from diffusion.lora import fuse_loras
 from diffusion.lora_file import Lora
 from diffusion.model import Model
+from diffusion.offload import Offload
 from diffusion.pipeline_folder import PipelineFolder
 from diffusion.weight_files import first_line
 
@@ -30,7 +31,12 @@ _HUB_UNWANTED = ["*.fp16.*", "*non_ema*", "*ema_only*", "safety_checker/*", "fea
 
 
 def load_model(
-    path_or_id: str | Path, *, device: str = "auto", dtype: str = "auto", loras: Sequence[Lora] = ()
+    path_or_id: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    loras: Sequence[Lora] = (),
+    offload: str = "none",
 ) -> Model:
     """Load a model from a diffusers pipeline folder or by hub id.
 
@@ -42,6 +48,7 @@ def load_model(
         device: auto, cpu or cuda.
         dtype: auto, float32, float16 or bfloat16.
         loras: Fused into its weights, one after the other.
+        offload: One of `diffusion.offload.OFFLOADS`.
 
     Raises:
         ValueError: If it is no model that can be run here, or a LoRA does not fit; the text says what is wrong with it.
@@ -49,8 +56,9 @@ def load_model(
     """
     where = resolve_device(device)
     precision = resolve_dtype(dtype, where)
+    parts = Offload(offload, where)
     path = locate(path_or_id)
-    folder = PipelineFolder(path)
+    folder = PipelineFolder(path, parts)
     if folder.pipeline_class not in FAMILIES:
         raise ValueError(
             f"{path} is a {folder.pipeline_class or 'pipeline without a class'}; supported: {', '.join(FAMILIES)}"
@@ -60,6 +68,7 @@ def load_model(
     name = path.resolve().name if Path(path_or_id).is_dir() else str(path_or_id)
     model: FamilyModel = family(folder, name=name, device=where, dtype=precision)
     fuse_loras(model, loras)
+    parts.begin()
     return model
 
 

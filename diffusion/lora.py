@@ -12,7 +12,8 @@ from typing import Any
 
 from diffusion.families.base import FamilyModel
 from diffusion.lora_file import Lora
-from diffusion.pipeline_folder import first_line, quiet_libraries
+from diffusion.pipeline_folder import quiet_libraries
+from diffusion.weight_files import first_line
 
 # One of the two matrices of a layer, as the trainers name it.
 _FIRST_MATRICES = ("lora_A.weight", "lora_down.weight", "lora.down.weight", "lora_A.default.weight")

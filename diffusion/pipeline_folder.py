@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from diffusion.offload import Offload
 from diffusion.weight_files import check_safetensors, first_line, load_failure, no_weights
 
 _SAMPLE_BYTES = 2**20
@@ -25,13 +26,15 @@ class PipelineFolder:
 
     Args:
         path: The folder.
+        offload: Says where its parts go.
 
     Raises:
         ValueError: If `path` is not a pipeline folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, offload: Offload) -> None:
         self.path = path
+        self._offload = offload
         if not (path / "model_index.json").is_file():
             raise ValueError(f"{path} has no model_index.json: it is not a diffusers pipeline folder")
         self._index = _read_json(path / "model_index.json")
@@ -182,7 +185,7 @@ class PipelineFolder:
             )
         try:
             with quiet_libraries():  # diffusers warns of a cast even where there is nothing to cast
-                network = network.to(device=device, dtype=dtype)
+                network = self._offload.place(network.to(dtype=dtype))
         except RuntimeError as error:
             raise ValueError(f"{self.path / part} does not go to {device}: {first_line(error)}") from error
         return network.eval().requires_grad_(False)

@@ -49,6 +49,7 @@ class EdgeClient:
         edge_model: Folder or hub id of the small model; default: the bundled one.
         loras: Fused into the small model's weights.
         cloud_loras: Fused into those of the large one of a cloud service of its own.
+        offload: Where the small model's weights wait: `none`, `model` or `sequential`.
         device: `auto`, `cpu` or `cuda`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         orchestrator: `HOST:PORT` of an orchestrator service. It names the cloud where neither `cloud` nor
@@ -69,6 +70,7 @@ class EdgeClient:
         edge_model: str | None = None,
         loras: Sequence[Lora] = (),
         cloud_loras: Sequence[Lora] = (),
+        offload: str = "none",
         device: str = "auto",
         dtype: str = "auto",
         orchestrator: str | None = None,
@@ -92,7 +94,7 @@ class EdgeClient:
         )
         self._counsel = Counsel(self._orchestrator)
         self._edge_model_path = edge_model or str(bundled_pair().edge)
-        self._loras = tuple(loras)
+        self._loras, self._offload = tuple(loras), offload
         self._device = device
         self._dtype = dtype
         self._patience = Patience(silence_seconds=silence_seconds, step_seconds=step_seconds)
@@ -268,7 +270,11 @@ class EdgeClient:
         async with self._loading:
             if self._edge is None:
                 self._edge = await EdgeModel.load(
-                    self._edge_model_path, device=self._device, dtype=self._dtype, loras=self._loras
+                    self._edge_model_path,
+                    device=self._device,
+                    dtype=self._dtype,
+                    loras=self._loras,
+                    offload=self._offload,
                 )
             return self._edge
 

@@ -100,6 +100,7 @@ def make_client(options: dict[str, Any]) -> EdgeClient:
         edge_model=options["edge_model"],
         loras=options["lora"],
         cloud_loras=options["cloud_lora"],
+        offload=options["offload"],
         device=options["device"],
         dtype=options["dtype"],
         orchestrator=options["orchestrator"],

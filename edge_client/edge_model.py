@@ -41,9 +41,15 @@ class EdgeModel:
 
     @classmethod
     async def load(
-        cls, path_or_id: str, *, device: str = "auto", dtype: str = "auto", loras: Sequence[Lora] = ()
+        cls,
+        path_or_id: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        loras: Sequence[Lora] = (),
+        offload: str = "none",
     ) -> EdgeModel:
-        """Load a model on the thread that will run it.
+        """Load a model on the thread that will run it; see `load_model`.
 
         Raises:
             ValueError: The folder or device cannot be used.
@@ -53,7 +59,8 @@ class EdgeModel:
         loop = asyncio.get_running_loop()
         try:
             model = await loop.run_in_executor(
-                executor, lambda: load_model(path_or_id, device=device, dtype=dtype, loras=loras)
+                executor,
+                lambda: load_model(path_or_id, device=device, dtype=dtype, loras=loras, offload=offload),
             )
             await loop.run_in_executor(executor, _warm_up, model)
         except BaseException:

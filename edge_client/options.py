@@ -167,6 +167,14 @@ MODEL_OPTIONS = (
         callback=each_parsed(Lora.parse),
         help="The same for the large model of a cloud service of its own; one elsewhere has what it was started with.",
     ),
+    click.option(
+        "--offload",
+        type=click.Choice(["none", "model", "sequential"]),
+        default="none",
+        show_default=True,
+        help="Where the small model's weights wait for a GPU with little memory: model: one part there at a time; "
+        "sequential: one layer, slowly.",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), default="auto", show_default=True

@@ -559,6 +559,7 @@ class AgentSettings(_message.Message):
     CLOUD_STEP_TIMEOUT_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     CLOUD_LORA_FIELD_NUMBER: _builtins.int
+    OFFLOAD_FIELD_NUMBER: _builtins.int
     cloud: _builtins.str
     orchestrator: _builtins.str
     cloud_model: _builtins.str
@@ -572,6 +573,7 @@ class AgentSettings(_message.Message):
     tls_key: _builtins.str
     cloud_timeout: _builtins.float
     cloud_step_timeout: _builtins.float
+    offload: _builtins.str
     @_builtins.property
     def lora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -594,10 +596,11 @@ class AgentSettings(_message.Message):
         cloud_step_timeout: _builtins.float | None = ...,
         lora: _abc.Iterable[_builtins.str] | None = ...,
         cloud_lora: _abc.Iterable[_builtins.str] | None = ...,
+        offload: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_offload", b"_offload", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "offload", b"offload", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_lora", b"cloud_lora", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "lora", b"lora", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_offload", b"_offload", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_lora", b"cloud_lora", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "lora", b"lora", "offload", b"offload", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_plaintext_token: _TypeAlias = _typing.Literal["allow_plaintext_token"]  # noqa: Y015
     _WhichOneofArgType__allow_plaintext_token: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token"]  # noqa: Y015
@@ -617,6 +620,8 @@ class AgentSettings(_message.Message):
     _WhichOneofArgType__dtype: _TypeAlias = _typing.Literal["_dtype", b"_dtype"]  # noqa: Y015
     _WhichOneofReturnType__edge_model: _TypeAlias = _typing.Literal["edge_model"]  # noqa: Y015
     _WhichOneofArgType__edge_model: _TypeAlias = _typing.Literal["_edge_model", b"_edge_model"]  # noqa: Y015
+    _WhichOneofReturnType__offload: _TypeAlias = _typing.Literal["offload"]  # noqa: Y015
+    _WhichOneofArgType__offload: _TypeAlias = _typing.Literal["_offload", b"_offload"]  # noqa: Y015
     _WhichOneofReturnType__orchestrator: _TypeAlias = _typing.Literal["orchestrator"]  # noqa: Y015
     _WhichOneofArgType__orchestrator: _TypeAlias = _typing.Literal["_orchestrator", b"_orchestrator"]  # noqa: Y015
     _WhichOneofReturnType__tls_ca: _TypeAlias = _typing.Literal["tls_ca"]  # noqa: Y015
@@ -643,6 +648,8 @@ class AgentSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dtype) -> _WhichOneofReturnType__dtype | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__edge_model) -> _WhichOneofReturnType__edge_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offload) -> _WhichOneofReturnType__offload | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__orchestrator) -> _WhichOneofReturnType__orchestrator | None: ...
     @_typing.overload

@@ -24,6 +24,7 @@ class Settings:
     edge_model: str | None = None
     lora: tuple[str, ...] | None = None
     cloud_lora: tuple[str, ...] | None = None
+    offload: str | None = None
     device: str | None = None
     dtype: str | None = None
     auth_token_file: str | None = None

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.loading import load_model
-from diffusion.model import Evaluation, Model
-from diffusion.noise import draw_noise
+from harness.questions import distance, questions
 from models import bundled_pair
 
 pytestmark = [
@@ -29,23 +26,6 @@ pytestmark = [
 # convolves on tensor cores, which round to 10 bits (TF32).
 TOLERANCES = {"float32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
 BUNDLED = str(bundled_pair().cloud)
-
-
-def questions(model: Model, guidance_scales: Sequence[float]) -> list[Evaluation]:
-    shape = model.latents_shape(0, 0, 1)
-    return [
-        Evaluation(
-            latents=draw_noise(shape, index).to(model.device, model.dtype),
-            timestep=float(150 * index + 1),
-            conditioning=model.encode_prompt(f"red apple {index}", guided=True),
-            guidance_scale=scale,
-        )
-        for index, scale in enumerate(guidance_scales)
-    ]
-
-
-def distance(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours.cpu() - theirs.cpu()).norm() / theirs.cpu().norm())
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)

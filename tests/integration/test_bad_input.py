@@ -126,6 +126,10 @@ def test_size_that_the_model_cannot_do_fails(generate: Callable[..., Finished]) 
     check_plain_error(generate("--height", "100"), FAILED, "multiples of 8", "100")
 
 
+def test_offload_without_a_gpu_fails(generate: Callable[..., Finished]) -> None:
+    check_plain_error(generate("--device", "cpu", "--offload", "model"), FAILED, "--offload model", "leave it out")
+
+
 def test_initial_latents_that_are_no_array_fail(generate: Callable[..., Finished], tmp_path: Path) -> None:
     (tmp_path / "noise.npy").write_text("hello")
     check_plain_error(generate("--initial-latents", tmp_path / "noise.npy"), FAILED, "is not a .npy array")
