@@ -106,7 +106,7 @@ def check_pair(cloud: Described, edge: Described, *, text_encoder: str | None = 
             ("vae_fingerprint", "VAE (fingerprint)", "the edge decodes with its own"),
             ("text_encoder_fingerprint", "text encoder (fingerprint)", _WHO_READS[text_encoder]),
         )
-        if getattr(cloud, field) != getattr(edge, field) and getattr(edge, field)
+        if getattr(cloud, field) != getattr(edge, field) != ""
     ]
     unreadable = None if text_encoder is None else _text_encoder_refusal(cloud, edge, text_encoder)
     if unreadable is not None:

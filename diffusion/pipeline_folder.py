@@ -21,69 +21,17 @@ _LOADING = threading.Lock()
 _NOISE_KEYS = frozenset({"transformers_version", "torch_dtype", "dtype", "architectures"})
 
 
-class PipelineFolder:
-    """A folder with `model_index.json` and one subfolder a part.
+class ModelFolder:
+    """A folder of parts, each in a subfolder of its own; the subfolder `""` is the folder itself.
 
     Args:
         path: The folder.
         offload: Says where its parts go.
-
-    Raises:
-        ValueError: If `path` is not a pipeline folder.
     """
 
     def __init__(self, path: Path, offload: Offload) -> None:
         self.path = path
-        self._offload = offload
-        if not (path / "model_index.json").is_file():
-            raise ValueError(f"{path} has no model_index.json: it is not a diffusers pipeline folder")
-        self._index = _read_json(path / "model_index.json")
-
-    @property
-    def pipeline_class(self) -> str:
-        """Class name of the pipeline."""
-        return str(self._index.get("_class_name", ""))
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What model_index.json says beside the parts, such as `force_zeros_for_empty_prompt`."""
-        return {key: value for key, value in self._index.items() if not isinstance(value, list)}
-
-    @property
-    def guidance_scale(self) -> float | None:
-        """The guidance scale that the model's makers recommend; None where model_index.json has no `_guidance_scale`.
-
-        A key of this project's own, in the form that diffusers keeps and passes over.
-
-        Raises:
-            ValueError: If it is no number of 0..100.
-        """
-        given = self._index.get("_guidance_scale")
-        if given is None:
-            return None
-        if not isinstance(given, int | float) or not 0 <= given <= 100:
-            raise ValueError(f"{self.path}: _guidance_scale in model_index.json is {given!r}, not a number of 0..100")
-        return float(given)
-
-    def has_part(self, part: str) -> bool:
-        """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
-        return self._index.get(part) != [None, None]
-
-    def lacks(self, part: str) -> bool:
-        """Whether a part was left out on purpose: in the index, or as a folder."""
-        return not self.has_part(part) or not (self.path / part).is_dir()
-
-    def part_class(self, part: str, allowed: tuple[str, ...]) -> str:
-        """Return the class name of a part.
-
-        Raises:
-            ValueError: If the pipeline has no such part, or its class is not in `allowed`.
-        """
-        entry = self._index.get(part)
-        class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if class_name not in allowed:
-            raise ValueError(f"{self.path}: {part} is a {class_name}, supported: {', '.join(allowed)}")
-        return str(class_name)
+        self.offload = offload
 
     def config(self, part: str, file_name: str = "config.json") -> dict[str, Any]:
         """Return a part's configuration.
@@ -168,7 +116,7 @@ class PipelineFolder:
             with quiet_libraries():
                 network, report = part_class.from_pretrained(
                     str(self.path),
-                    subfolder=part,
+                    subfolder=part or None,
                     variant=variant,
                     use_safetensors=True,
                     local_files_only=True,
@@ -185,7 +133,7 @@ class PipelineFolder:
             )
         try:
             with quiet_libraries():  # diffusers warns of a cast even where there is nothing to cast
-                network = self._offload.place(network.to(dtype=dtype))
+                network = self.offload.place(network.to(dtype=dtype))
         except RuntimeError as error:
             raise ValueError(f"{self.path / part} does not go to {device}: {first_line(error)}") from error
         return network.eval().requires_grad_(False)
@@ -201,6 +149,70 @@ class PipelineFolder:
                 return tokenizer_class.from_pretrained(str(self.path), subfolder=part, local_files_only=True)
         except Exception as error:  # as in load_part
             raise ValueError(f"{self.path / part} cannot be loaded: {first_line(error)}") from error
+
+
+class PipelineFolder(ModelFolder):
+    """A folder with `model_index.json` and one subfolder a part.
+
+    Args:
+        path: The folder.
+        offload: Says where its parts go.
+
+    Raises:
+        ValueError: If `path` is not a pipeline folder.
+    """
+
+    def __init__(self, path: Path, offload: Offload) -> None:
+        super().__init__(path, offload)
+        if not (path / "model_index.json").is_file():
+            raise ValueError(f"{path} has no model_index.json: it is not a diffusers pipeline folder")
+        self._index = _read_json(path / "model_index.json")
+
+    @property
+    def pipeline_class(self) -> str:
+        """Class name of the pipeline."""
+        return str(self._index.get("_class_name", ""))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What model_index.json says beside the parts, such as `force_zeros_for_empty_prompt`."""
+        return {key: value for key, value in self._index.items() if not isinstance(value, list)}
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The guidance scale that the model's makers recommend; None where model_index.json has no `_guidance_scale`.
+
+        A key of this project's own, in the form that diffusers keeps and passes over.
+
+        Raises:
+            ValueError: If it is no number of 0..100.
+        """
+        given = self._index.get("_guidance_scale")
+        if given is None:
+            return None
+        if not isinstance(given, int | float) or not 0 <= given <= 100:
+            raise ValueError(f"{self.path}: _guidance_scale in model_index.json is {given!r}, not a number of 0..100")
+        return float(given)
+
+    def has_part(self, part: str) -> bool:
+        """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
+        return self._index.get(part) != [None, None]
+
+    def lacks(self, part: str) -> bool:
+        """Whether a part was left out on purpose: in the index, or as a folder."""
+        return not self.has_part(part) or not (self.path / part).is_dir()
+
+    def part_class(self, part: str, allowed: tuple[str, ...]) -> str:
+        """Return the class name of a part.
+
+        Raises:
+            ValueError: If the pipeline has no such part, or its class is not in `allowed`.
+        """
+        entry = self._index.get(part)
+        class_name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if class_name not in allowed:
+            raise ValueError(f"{self.path}: {part} is a {class_name}, supported: {', '.join(allowed)}")
+        return str(class_name)
 
 
 def canonical_json(config: dict[str, Any]) -> str:

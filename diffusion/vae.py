@@ -1,4 +1,4 @@
-"""A pipeline folder's VAE: latents into pixels. Loaded when first used."""
+"""VAEs: latents into pixels, and back. Loaded when first used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from diffusion.pipeline_folder import PipelineFolder
+from diffusion.locating import locate_vae
+from diffusion.offload import Offload
+from diffusion.pipeline_folder import ModelFolder, PipelineFolder
+from diffusion.vae_choice import VaeChoice
 
 PICTURE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 COGVIDEOX_CLASSES = ("AutoencoderKLCogVideoX",)
@@ -21,24 +24,33 @@ _SCALING_FACTORS = {"AutoencoderKL": 0.18215, "AutoencoderKLCogVideoX": 1.152584
 
 
 class Vae:
-    """The VAE of a pipeline folder. Its class is checked now.
+    """A VAE: a part of a pipeline, or one that stands alone.
 
     Args:
-        folder: The pipeline.
-        classes: What it may be, classes of diffusers.
+        folder: Where it is.
+        part: Its subfolder.
+        class_name: Of diffusers.
         device: Where it runs.
         dtype: Of its weights, but for one that overflows in half precision.
+        choice: How it decodes.
 
     Raises:
-        ValueError: If the folder has no such VAE.
+        ValueError: If its configuration is missing.
     """
 
     def __init__(
-        self, folder: PipelineFolder, classes: tuple[str, ...], *, device: torch.device, dtype: torch.dtype
+        self,
+        folder: ModelFolder,
+        part: str,
+        class_name: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        choice: VaeChoice,
     ) -> None:
-        self._folder, self._device = folder, device
-        self.class_name = folder.part_class("vae", classes)
-        self.config = folder.config("vae")
+        self._folder, self._part, self._device, self._choice = folder, part, device, choice
+        self.class_name = class_name
+        self.config = folder.config(part)
         # A VAE with force_upcast overflows in half precision. CogVideoX's says so too, yet its pipeline decodes in half
         # precision, as everybody does who runs it; Wan's says nothing, and is published in float32.
         by_class = {"AutoencoderKL": self.config.get("force_upcast", True), **dict.fromkeys(WAN_CLASSES, True)}
@@ -83,7 +95,7 @@ class Vae:
 
     def fingerprint(self) -> str:
         """Return a hex digest of configuration and weights."""
-        return self._folder.fingerprint("vae", "diffusion_pytorch_model")
+        return self._folder.fingerprint(self._part, "diffusion_pytorch_model")
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode clean latents of scheduler scaling, in the axes that the VAE takes; float32, -1..1."""
@@ -128,7 +140,67 @@ class Vae:
         """The VAE itself."""
         import diffusers
 
-        return self._folder.load_part("vae", getattr(diffusers, self.class_name), self.dtype, self._device)
+        network = self._folder.load_part(self._part, getattr(diffusers, self.class_name), self.dtype, self._device)
+        for wanted, option, enable in (
+            (self._choice.tiling, "--vae-tiling", "enable_tiling"),
+            (self._choice.slicing, "--vae-slicing", "enable_slicing"),
+        ):
+            if wanted:
+                try:
+                    getattr(network, enable)()
+                except NotImplementedError as error:
+                    raise ValueError(f"{self.class_name} cannot do that: leave {option} out") from error
+        return network
+
+
+def find_vae(
+    folder: PipelineFolder, classes: tuple[str, ...], choice: VaeChoice, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Vae, Vae]:
+    """Return a pipeline's own VAE, and the one that decodes: the same, unless another one is chosen.
+
+    Args:
+        folder: The pipeline. It may lack a VAE where another one is chosen, which then stands for its own.
+        classes: What either may be, classes of diffusers.
+        choice: What the user says.
+        device: Where they run.
+        dtype: Of their weights.
+
+    Raises:
+        ValueError: There is no such VAE, or the chosen one has other latents than the pipeline's.
+        OSError: The chosen one is nowhere, and cannot be fetched.
+    """
+    if choice.path_or_id is None:
+        class_name = folder.part_class("vae", classes)
+        own = Vae(folder, "vae", class_name, device=device, dtype=dtype, choice=choice)
+        return own, own
+    chosen = _vae_alone(choice, classes, folder.offload, device=device, dtype=dtype)
+    if folder.lacks("vae"):
+        return chosen, chosen
+    own = Vae(folder, "vae", folder.part_class("vae", classes), device=device, dtype=dtype, choice=choice)
+    for what, wanted, has in (
+        ("latent channels", own.latent_channels, chosen.latent_channels),
+        ("picture pixels per latent pixel", own.scale_factor, chosen.scale_factor),
+    ):
+        if wanted != has:
+            raise ValueError(f"--vae {choice.path_or_id} has {has} {what}, {folder.path} wants {wanted}")
+    return own, chosen
+
+
+def _vae_alone(
+    choice: VaeChoice, classes: tuple[str, ...], offload: Offload, *, device: torch.device, dtype: torch.dtype
+) -> Vae:
+    assert choice.path_or_id is not None
+    path = locate_vae(choice.path_or_id)
+    if (path / "model_index.json").is_file():
+        pipeline = PipelineFolder(path, offload)
+        folder: ModelFolder = pipeline
+        part, class_name = "vae", pipeline.part_class("vae", classes)
+    else:
+        folder, part = ModelFolder(path, offload), ""
+        class_name = str(folder.config(part).get("_class_name"))
+        if class_name not in classes:
+            raise ValueError(f"--vae {path} is a {class_name}, supported: {', '.join(classes)}")
+    return Vae(folder, part, class_name, device=device, dtype=dtype, choice=choice)
 
 
 def to_pixels(pictures: Tensor) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from diffusion.compatibility import check_pair
 from diffusion.lora_file import Lora
 from diffusion.model import ModelInfo
+from diffusion.vae_choice import OWN_VAE, VaeChoice
 from edge_client.cloud_link import CloudLink
 from edge_client.contact import CloudContact
 from edge_client.counsel import Counsel
@@ -48,6 +49,7 @@ class EdgeClient:
         cloud_model: Folder or hub id for a cloud service of its own; default: the bundled large model.
         edge_model: Folder or hub id of the small model; default: the bundled one.
         loras: Fused into the small model's weights.
+        vae: What decodes, where that is not the small model's own, and how.
         cloud_loras: Fused into those of the large one of a cloud service of its own.
         offload: Where the small model's weights wait: `none`, `model` or `sequential`.
         device: `auto`, `cpu` or `cuda`.
@@ -69,6 +71,7 @@ class EdgeClient:
         cloud_model: str | None = None,
         edge_model: str | None = None,
         loras: Sequence[Lora] = (),
+        vae: VaeChoice = OWN_VAE,
         cloud_loras: Sequence[Lora] = (),
         offload: str = "none",
         device: str = "auto",
@@ -94,7 +97,7 @@ class EdgeClient:
         )
         self._counsel = Counsel(self._orchestrator)
         self._edge_model_path = edge_model or str(bundled_pair().edge)
-        self._loras, self._offload = tuple(loras), offload
+        self._loras, self._offload, self._vae = tuple(loras), offload, vae
         self._device = device
         self._dtype = dtype
         self._patience = Patience(silence_seconds=silence_seconds, step_seconds=step_seconds)
@@ -275,6 +278,7 @@ class EdgeClient:
                     dtype=self._dtype,
                     loras=self._loras,
                     offload=self._offload,
+                    vae=self._vae,
                 )
             return self._edge
 

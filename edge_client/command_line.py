@@ -14,6 +14,7 @@ from orchestrator.plan import CLOUD_MODES
 from wire.serving.address import Address
 
 if TYPE_CHECKING:
+    from diffusion.vae_choice import VaeChoice
     from edge_client.client import EdgeClient
     from edge_client.request import GenerationRequest
     from edge_client.runs import Runs
@@ -87,6 +88,7 @@ def check_cloud(options: dict[str, Any], mode: str) -> None:
                 )
             read_targets(options)
         read_credentials(options)
+        read_vae(options)
 
 
 def make_client(options: dict[str, Any]) -> EdgeClient:
@@ -99,6 +101,7 @@ def make_client(options: dict[str, Any]) -> EdgeClient:
         cloud_model=options["cloud_model"],
         edge_model=options["edge_model"],
         loras=options["lora"],
+        vae=read_vae(options),
         cloud_loras=options["cloud_lora"],
         offload=options["offload"],
         device=options["device"],
@@ -108,6 +111,13 @@ def make_client(options: dict[str, Any]) -> EdgeClient:
         silence_seconds=options["cloud_timeout"],
         step_seconds=options["cloud_step_timeout"],
     )
+
+
+def read_vae(options: dict[str, Any]) -> VaeChoice:
+    """Return which VAE decodes, and how."""
+    from diffusion.vae_choice import VaeChoice
+
+    return VaeChoice(path_or_id=options["vae"], tiling=options["vae_tiling"], slicing=options["vae_slicing"])
 
 
 def read_targets(options: dict[str, Any]) -> tuple[str, ...]:

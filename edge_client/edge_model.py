@@ -21,6 +21,7 @@ from diffusion.loading import load_model
 from diffusion.lora_file import Lora
 from diffusion.model import Conditioning, Evaluation, Model
 from diffusion.trajectory import StepResult
+from diffusion.vae_choice import OWN_VAE, VaeChoice
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class EdgeModel:
         dtype: str = "auto",
         loras: Sequence[Lora] = (),
         offload: str = "none",
+        vae: VaeChoice = OWN_VAE,
     ) -> EdgeModel:
         """Load a model on the thread that will run it; see `load_model`.
 
@@ -60,7 +62,7 @@ class EdgeModel:
         try:
             model = await loop.run_in_executor(
                 executor,
-                lambda: load_model(path_or_id, device=device, dtype=dtype, loras=loras, offload=offload),
+                lambda: load_model(path_or_id, device=device, dtype=dtype, loras=loras, offload=offload, vae=vae),
             )
             await loop.run_in_executor(executor, _warm_up, model)
         except BaseException:

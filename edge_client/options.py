@@ -175,6 +175,14 @@ MODEL_OPTIONS = (
         help="Where the small model's weights wait for a GPU with little memory: model: one part there at a time; "
         "sequential: one layer, slowly.",
     ),
+    click.option(
+        "--vae",
+        metavar="PATH_OR_ID",
+        help="VAE that decodes instead of the small model's own: a tiny autoencoder (such as madebyollin/taesd) for a "
+        "small device.",
+    ),
+    click.option("--vae-tiling", is_flag=True, help="Decode in tiles: large pictures and videos in little memory."),
+    click.option("--vae-slicing", is_flag=True, help="Decode a batch one picture at a time, in little memory."),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
     click.option(
         "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), default="auto", show_default=True

@@ -560,6 +560,9 @@ class AgentSettings(_message.Message):
     LORA_FIELD_NUMBER: _builtins.int
     CLOUD_LORA_FIELD_NUMBER: _builtins.int
     OFFLOAD_FIELD_NUMBER: _builtins.int
+    VAE_FIELD_NUMBER: _builtins.int
+    VAE_TILING_FIELD_NUMBER: _builtins.int
+    VAE_SLICING_FIELD_NUMBER: _builtins.int
     cloud: _builtins.str
     orchestrator: _builtins.str
     cloud_model: _builtins.str
@@ -574,6 +577,9 @@ class AgentSettings(_message.Message):
     cloud_timeout: _builtins.float
     cloud_step_timeout: _builtins.float
     offload: _builtins.str
+    vae: _builtins.str
+    vae_tiling: _builtins.bool
+    vae_slicing: _builtins.bool
     @_builtins.property
     def lora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -597,10 +603,13 @@ class AgentSettings(_message.Message):
         lora: _abc.Iterable[_builtins.str] | None = ...,
         cloud_lora: _abc.Iterable[_builtins.str] | None = ...,
         offload: _builtins.str | None = ...,
+        vae: _builtins.str | None = ...,
+        vae_tiling: _builtins.bool | None = ...,
+        vae_slicing: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_offload", b"_offload", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "offload", b"offload", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_offload", b"_offload", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "_vae", b"_vae", "_vae_slicing", b"_vae_slicing", "_vae_tiling", b"_vae_tiling", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "offload", b"offload", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key", "vae", b"vae", "vae_slicing", b"vae_slicing", "vae_tiling", b"vae_tiling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_offload", b"_offload", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_lora", b"cloud_lora", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "lora", b"lora", "offload", b"offload", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token", "_auth_token_file", b"_auth_token_file", "_cloud", b"_cloud", "_cloud_model", b"_cloud_model", "_cloud_step_timeout", b"_cloud_step_timeout", "_cloud_timeout", b"_cloud_timeout", "_device", b"_device", "_dtype", b"_dtype", "_edge_model", b"_edge_model", "_offload", b"_offload", "_orchestrator", b"_orchestrator", "_tls_ca", b"_tls_ca", "_tls_cert", b"_tls_cert", "_tls_key", b"_tls_key", "_vae", b"_vae", "_vae_slicing", b"_vae_slicing", "_vae_tiling", b"_vae_tiling", "allow_plaintext_token", b"allow_plaintext_token", "auth_token_file", b"auth_token_file", "cloud", b"cloud", "cloud_lora", b"cloud_lora", "cloud_model", b"cloud_model", "cloud_step_timeout", b"cloud_step_timeout", "cloud_timeout", b"cloud_timeout", "device", b"device", "dtype", b"dtype", "edge_model", b"edge_model", "lora", b"lora", "offload", b"offload", "orchestrator", b"orchestrator", "tls_ca", b"tls_ca", "tls_cert", b"tls_cert", "tls_key", b"tls_key", "vae", b"vae", "vae_slicing", b"vae_slicing", "vae_tiling", b"vae_tiling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_plaintext_token: _TypeAlias = _typing.Literal["allow_plaintext_token"]  # noqa: Y015
     _WhichOneofArgType__allow_plaintext_token: _TypeAlias = _typing.Literal["_allow_plaintext_token", b"_allow_plaintext_token"]  # noqa: Y015
@@ -630,6 +639,12 @@ class AgentSettings(_message.Message):
     _WhichOneofArgType__tls_cert: _TypeAlias = _typing.Literal["_tls_cert", b"_tls_cert"]  # noqa: Y015
     _WhichOneofReturnType__tls_key: _TypeAlias = _typing.Literal["tls_key"]  # noqa: Y015
     _WhichOneofArgType__tls_key: _TypeAlias = _typing.Literal["_tls_key", b"_tls_key"]  # noqa: Y015
+    _WhichOneofReturnType__vae: _TypeAlias = _typing.Literal["vae"]  # noqa: Y015
+    _WhichOneofArgType__vae: _TypeAlias = _typing.Literal["_vae", b"_vae"]  # noqa: Y015
+    _WhichOneofReturnType__vae_slicing: _TypeAlias = _typing.Literal["vae_slicing"]  # noqa: Y015
+    _WhichOneofArgType__vae_slicing: _TypeAlias = _typing.Literal["_vae_slicing", b"_vae_slicing"]  # noqa: Y015
+    _WhichOneofReturnType__vae_tiling: _TypeAlias = _typing.Literal["vae_tiling"]  # noqa: Y015
+    _WhichOneofArgType__vae_tiling: _TypeAlias = _typing.Literal["_vae_tiling", b"_vae_tiling"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_plaintext_token) -> _WhichOneofReturnType__allow_plaintext_token | None: ...
     @_typing.overload
@@ -658,6 +673,12 @@ class AgentSettings(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tls_cert) -> _WhichOneofReturnType__tls_cert | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tls_key) -> _WhichOneofReturnType__tls_key | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vae) -> _WhichOneofReturnType__vae | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vae_slicing) -> _WhichOneofReturnType__vae_slicing | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__vae_tiling) -> _WhichOneofReturnType__vae_tiling | None: ...
 
 Global___AgentSettings: _TypeAlias = AgentSettings  # noqa: Y015
 

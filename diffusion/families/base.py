@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from torch import Tensor
 
 from diffusion.compiled import CompiledNetwork, Network, OnSize
 from diffusion.devices import in_memory_format, memory_format_for, on_device
+from diffusion.families.description import describe
 from diffusion.guidance import guide
-from diffusion.model import Conditioning, Evaluation, ModelInfo
-from diffusion.pipeline_folder import PipelineFolder, canonical_json
-from diffusion.scheduler_fields import FLOW, PREDICTION_TYPES
+from diffusion.model import Conditioning, Evaluation
+from diffusion.pipeline_folder import PipelineFolder
 from diffusion.text_encoders import find_text_encoders, lacking_text_encoders
-from diffusion.vae import PICTURE_CLASSES, Vae, to_pixels
+from diffusion.vae import PICTURE_CLASSES, find_vae, to_pixels
+from diffusion.vae_choice import OWN_VAE, VaeChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class FamilyModel(ABC):
         name: What the other end is told.
         device: Where everything runs.
         dtype: Of the network, and of the loop.
+        vae: What decodes, where that is not the folder's own, and how.
 
     Raises:
         ValueError: If a part is missing, damaged or of a kind that this family does not run.
@@ -93,7 +94,15 @@ class FamilyModel(ABC):
     """Where the scheduler's configuration says none."""
     default_guidance_scale: ClassVar[float] = 7.5
 
-    def __init__(self, folder: PipelineFolder, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        folder: PipelineFolder,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        vae: VaeChoice = OWN_VAE,
+    ) -> None:
         import diffusers
 
         self.folder, self.device, self.dtype = folder, device, dtype
@@ -101,14 +110,14 @@ class FamilyModel(ABC):
         self.text_encoders = find_text_encoders(
             folder, self.text_encoder_classes, optional=self.optional_text_encoders, device=device, dtype=dtype
         )
-        self.vae = Vae(folder, self.vae_classes, device=device, dtype=dtype)
+        self.own_vae, self.vae = find_vae(folder, self.vae_classes, vae, device=device, dtype=dtype)
         self.check()
         # Attention is torch's scaled_dot_product_attention without a mask, diffusers' default. torch then picks the
         # kernel by device, dtype and card: flash attention in half precision on CUDA and on a processor,
         # memory-efficient in float32 on CUDA. No other choice is faster everywhere, and none needs another library.
         network = folder.load_part(self.network_part, getattr(diffusers, self.network_class), dtype, device)
         self.network: Any = network.to(memory_format=memory_format_for(device))
-        self.info = self._describe(name)
+        self.info = describe(self, name)
         self._ask: Network = self._asker(self.network)
 
     # ------------------------------------------------------------------------------ what a family says
@@ -282,45 +291,3 @@ class FamilyModel(ABC):
 
     def _encode(self, prompt: str) -> Embeds:
         return self.encode(prompt) if prompt else self._empty
-
-    def _describe(self, name: str) -> ModelInfo:
-        scheduler = self.scheduler_config()
-        prediction_type = scheduler.get("prediction_type", self.default_prediction_type)
-        known = (*PREDICTION_TYPES, FLOW)
-        if prediction_type not in known:
-            raise ValueError(
-                f"{self.folder.path}: prediction_type {prediction_type!r} is not one of {', '.join(known)}"
-            )
-        height, width = self.default_size
-        guidance_scale = self.folder.guidance_scale
-        return ModelInfo(
-            name=name,
-            fingerprint=self.folder.fingerprint(self.network_part, "diffusion_pytorch_model"),
-            family=self.family,
-            prediction_type=prediction_type,
-            latent_channels=self.vae.latent_channels,
-            layout=self.layout,
-            vae_scale_factor=self.vae.scale_factor,
-            vae_scaling_factor=self.vae.scaling_factor,
-            vae_shift_factor=self.vae.shift_factor,
-            vae_fingerprint=self.vae.fingerprint(),
-            prompt_embeds_width=self.embeds_widths[0],
-            pooled_prompt_embeds_width=self.embeds_widths[1],
-            text_encoder_fingerprint=_joined([each.fingerprint() for each in self.text_encoders]),
-            scheduler_class=str(scheduler.get("_class_name", "")),
-            scheduler_config=canonical_json(scheduler),
-            default_height=height,
-            default_width=width,
-            num_parameters=sum(parameter.numel() for parameter in self.network.parameters()),
-            dtype=str(self.dtype).removeprefix("torch."),
-            device=self.device.type,
-            default_guidance_scale=self.default_guidance_scale if guidance_scale is None else guidance_scale,
-            **self.more_info(),
-        )
-
-
-def _joined(fingerprints: Sequence[str]) -> str:
-    """Return one fingerprint for several parts; the only one as it is, and none for no part."""
-    if len(fingerprints) < 2:
-        return "".join(fingerprints)
-    return hashlib.sha256(" ".join(fingerprints).encode()).hexdigest()[:16]

@@ -25,6 +25,9 @@ class Settings:
     lora: tuple[str, ...] | None = None
     cloud_lora: tuple[str, ...] | None = None
     offload: str | None = None
+    vae: str | None = None
+    vae_tiling: bool | None = None
+    vae_slicing: bool | None = None
     device: str | None = None
     dtype: str | None = None
     auth_token_file: str | None = None
@@ -50,7 +53,7 @@ class Settings:
         if "cloud" not in values and "orchestrator" not in values:
             values.setdefault("cloud_model", bundled_pair().cloud)
         values.setdefault("edge_model", bundled_pair().edge)
-        for name in ("cloud_model", "edge_model"):
+        for name in ("cloud_model", "edge_model", "vae"):
             if name in values:
                 values[name] = _one_name(values[name])
         for name in ("lora", "cloud_lora"):
