@@ -152,7 +152,7 @@ def our_latents(large: Model, small: Model, subject: Subject, *, handoff_step: i
     shape = large.latents_shape(height, width, num_images, num_frames)
     config, own = scheduler_config_at(large.info.scheduler_config, shape), large.info.scheduler_class
     stepper = Stepper(*scheduler_for(default_scheduler(own, config), config, own_class=own), NUM_STEPS)
-    trajectory = Trajectory(draw_noise(shape, SEED) * stepper.schedule.init_noise_sigma, stepper)
+    trajectory = Trajectory(draw_noise(shape, SEED) * stepper.schedule.init_noise_sigma, stepper, dtype=large.dtype)
     guided = subject.guidance_scale > 1
     negative = subject.negative_prompt or ""
     prompts = {model: model.encode_prompt(PROMPT, negative, guided=guided) for model in (large, small)}
