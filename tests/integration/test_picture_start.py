@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ from PIL import Image
 
 from bench.parity import BOUND, difference
 from edge_client import EdgeClient
+from edge_client.request import GenerationRequest
 from harness.agent import Agent, StartCommand
-from harness.cloud import RunEdge
+from harness.cloud import RunEdge, StartCloud
 from harness.programs import Finished
 from harness.reference import EDGE_MODEL
 from harness.scripted_cloud import Send, honest_opened
+from harness.waiting import eventually, running
 from models.tiny.build import build
+from orchestrator.plan import PlanOptions
 from wire.messages import Open, PromptText, State
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -306,3 +310,29 @@ async def test_a_multistep_solver_begins_at_the_start_and_that_is_no_restart(cli
     )
     assert result.report["step_sources"] == "----CCeeee"
     assert result.report["fallbacks"] == []
+
+
+async def test_a_picture_moves_to_another_cloud_from_its_start_or_its_newest_latents(
+    start_cloud: StartCloud, client: EdgeClient, photo: Path
+) -> None:
+    options = PlanOptions(num_inference_steps=NUM_STEPS, strength=STRENGTH, handoff_step=9)
+    request = GenerationRequest(prompt="a cat", mode="split", plan_options=options, image=photo, seed=SEED)
+    unmoved = await client.run(request)
+    for num_steps in (0, 2):
+        first, second = start_cloud(), start_cloud()
+        first.unet.hold_after(num_steps)
+        seen: list[str] = []
+        both = f"{first.address},{second.address}"
+        async with EdgeClient(cloud=both, edge_model=str(EDGE_MODEL), silence_seconds=2.0) as mover:
+            progress = mover.run(request, lambda snapshot, seen=seen: seen.append(snapshot.step_sources))
+            async with running(progress) as generating:
+                await eventually(lambda gate=first.unet: gate.holding, "the step that it dies at")
+                await eventually(lambda seen=seen, made="----" + "C" * num_steps: made in seen, "those before it")
+                first.program.signal(signal.SIGKILL)
+                result = await generating
+        report = result.report
+        assert report["clouds"] == [first.address, second.address]
+        assert report["step_sources"] == "----CCCCCe"
+        assert f"goes on from step {START_STEP + num_steps} of {NUM_STEPS}" in report["fallbacks"][0]
+        assert second.nfe()["cloud"] == 5 - num_steps
+        np.testing.assert_allclose(result.latents, unmoved.latents, rtol=0, atol=1e-4)

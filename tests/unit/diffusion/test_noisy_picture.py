@@ -4,12 +4,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from diffusion.loading import load_model
 from diffusion.noise import draw_noise
 from diffusion.picture_start import noisy_picture
 from diffusion.schedulers import Stepper, parse_scheduler_config, scheduler_for
+from diffusion.vae_choice import VaeChoice
 from models.tiny.build import build
 
 NUM_STEPS = 20
@@ -56,3 +59,27 @@ def test_each_copy_has_the_noise_of_its_own_seed(model, picture):
     both = start(3, 2)
     assert torch.equal(both[:1], start(3, 1))
     assert torch.allclose(both[1:], start(4, 1), atol=1e-6)
+
+
+def test_a_tiny_autoencoder_that_decodes_encodes_too(model, picture, tmp_path):
+    torch.manual_seed(5)
+    tiny = diffusers.AutoencoderTiny(latent_channels=4, num_encoder_blocks=(1,) * 4, num_decoder_blocks=(1,) * 4)
+    tiny.save_pretrained(tmp_path / "tiny")
+    with_tiny = load_model(model.folder.path, device="cpu", vae=VaeChoice(path_or_id=str(tmp_path / "tiny")))
+    generators = [torch.Generator().manual_seed(3)] * 2
+    ours = with_tiny.encode_picture(picture, 64, 64, generators)
+    pixels = VaeImageProcessor(vae_scale_factor=8).preprocess(picture)
+    with torch.inference_mode():
+        theirs = tiny.eval().encode(pixels).latents * tiny.config.scaling_factor
+    assert ours.shape == (2, 4, 8, 8)
+    assert torch.allclose(ours, theirs.expand_as(ours), atol=1e-5)
+
+
+def test_a_vae_without_its_encoder_is_refused_in_one_line(tmp_path, picture):
+    build("sd", tmp_path / "sd")
+    file = tmp_path / "sd" / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("encoder.")}
+    save_file(weights, file, metadata={"format": "pt"})
+    half = load_model(tmp_path / "sd", device="cpu")
+    with pytest.raises(ValueError, match=r"vae lacks \d+ weights of its configuration, such as encoder"):
+        half.encode_picture(picture, 64, 64, [torch.Generator()])
