@@ -16,7 +16,8 @@ from diffusion.offload import Offload
 from diffusion.pipeline_folder import ModelFolder, PipelineFolder
 from diffusion.vae_choice import VaeChoice
 
-PICTURE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+TINY_CLASSES = ("AutoencoderTiny",)
+PICTURE_CLASSES = ("AutoencoderKL", *TINY_CLASSES)
 COGVIDEOX_CLASSES = ("AutoencoderKLCogVideoX",)
 WAN_CLASSES = ("AutoencoderKLWan",)
 # Where the configuration says none, by class; 1 for the others.
@@ -130,6 +131,25 @@ class Vae:
             latents = torch.cat([encoded.latent_dist.sample(generator) for generator in generators])
         scaled: Tensor = (latents - self.shift_factor) * self.scaling_factor
         return scaled.float()
+
+    def latents_of(self, pictures: Tensor) -> Tensor:
+        """Encode pictures as their likeliest latents; of a VAE for videos, videos of one frame.
+
+        Args:
+            pictures: `[B, 3, H, W]`, -1..1, sides multiples of `scale_factor`.
+
+        Returns:
+            `[B, C, h, w]`, scheduler scaling, float32, on the CPU.
+        """
+        is_video = self.class_name not in PICTURE_CLASSES
+        pixels = pictures.to(self._device, self.dtype)
+        encoded = self.network.encode(pixels.unsqueeze(2) if is_video else pixels)
+        latents: Tensor = encoded.latents if "latents" in encoded else encoded.latent_dist.mode()
+        if self.class_name in WAN_CLASSES:
+            mean, std = (self._by_channel(key, latents) for key in ("latents_mean", "latents_std"))
+            latents = (latents - mean) / std
+        latents = (latents - self.shift_factor) * self.scaling_factor
+        return (latents.squeeze(2) if is_video else latents).float().cpu()
 
     def _by_channel(self, key: str, latents: Tensor) -> Tensor:
         values = latents.new_tensor(getattr(self.network.config, key))

@@ -17,6 +17,7 @@ from edge_client.command_line import (
     make_client,
     make_request,
     options_for,
+    preview_file,
     read_credentials,
     read_targets,
 )
@@ -33,6 +34,7 @@ from edge_client.options import (
     PLAN_OPTIONS,
     PROBE_OPTIONS,
     QUEUE_OPTIONS,
+    PreviewPlace,
 )
 from edge_client.outcome import Interrupted, InterruptibleGroup, plain_text, run_to_end
 from orchestrator.plan import CLOUD_MODES, DEFAULT_MODE, MODES
@@ -87,6 +89,13 @@ def cli() -> None:
     show_default=True,
     help="PNG to write; of a video an .mp4, a .gif or an animated .png.",
 )
+@click.option(
+    "--preview",
+    "preview_to",
+    type=PreviewPlace(),
+    metavar="FILE.png|terminal",
+    help="Show what it will come to while it is made: in a PNG that is written anew, or beside the progress.",
+)
 @click.option("--report", "report_file", type=FILE, help="JSON with what ran where and what it cost.")
 @click.option("--metrics-file", type=FILE, help="Prometheus textfile (.prom) with this run's series.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
@@ -106,19 +115,22 @@ def generate(prompt: str, mode: str | None, **options: Any) -> None:
     """  # noqa: D301
     mode = mode or ("split" if options["steps"] else DEFAULT_MODE)
     with bad_usage():
-        request = make_request(prompt, mode, options)
+        request = make_request(prompt, mode, options | {"preview": options["preview_to"] is not None})
     check_outputs(options, request.num_images)
     check_cloud(options, mode)
 
     from edge_client.runs import Runs
     from edge_client.terminal import ProgressDisplay, print_results
 
-    display = ProgressDisplay(quiet=options["quiet"])
+    preview = preview_file(options)
+    display = ProgressDisplay(quiet=options["quiet"], on_preview=preview)
     reports: list[Report] = []
     written: list[str] = []
 
     def keep(made: Made) -> None:
         written.extend(_save(made, options))
+        if preview is not None:
+            preview.finish(made.pngs[0])
         reports.append(made.report)
 
     title = f'"{prompt}"'

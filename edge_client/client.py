@@ -22,6 +22,7 @@ from edge_client.measured_costs import time_once
 from edge_client.metrics import EdgeMetrics
 from edge_client.orchestrator_link import OrchestratorLink
 from edge_client.patience import Patience
+from edge_client.preview import previewing
 from edge_client.recorder import Recorder, Snapshot
 from edge_client.request import GenerationRequest
 from models import bundled_pair
@@ -149,6 +150,8 @@ class EdgeClient:
     async def _run(
         self, request: GenerationRequest, on_progress: Callable[[Snapshot], None] | None
     ) -> GenerationResult:
+        if request.preview and self._offload != "none":
+            raise ValueError("a preview needs the VAE at hand: leave --preview out, or --offload")
         recorder = Recorder(request=request, link=LinkEstimate(), on_progress=on_progress)
         self.metrics.begin(recorder)
         recorder.enter("loading models")
@@ -171,7 +174,8 @@ class EdgeClient:
             )
             for line in decision.lines:
                 recorder.warn(line)
-            result = await generation.run()
+            async with previewing(edge, recorder, lambda: generation.schedule, request.size(edge.model.info)):
+                result = await generation.run()
         except BaseException as error:
             interrupted = isinstance(error, asyncio.CancelledError)
             self.metrics.failed(interrupted=interrupted)

@@ -228,6 +228,7 @@ class CloudLead:
         self._recorder.queue_position = 0
         if step.latents is not None and not self._over:
             self._newest = State(step_index=step.step_index + 1, latents=step.latents)
+            self._recorder.saw_latents(step.step_index + 1, step.latents)
             if credits := self._window.came(late=self._is_late(step)):
                 self._session.send(Credit(count=credits))
         if self._shadow is not None and not self._over and step.source is Source.CLOUD:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from edge_client.options import TERMINAL
 from orchestrator.plan import CLOUD_MODES
 from wire.serving.address import Address
 
 if TYPE_CHECKING:
     from diffusion.vae_choice import VaeChoice
     from edge_client.client import EdgeClient
+    from edge_client.preview_output import PreviewFile
     from edge_client.request import GenerationRequest
     from edge_client.runs import Runs
     from wire.credentials import Credentials
@@ -38,10 +40,19 @@ def check_outputs(options: dict[str, Any], num_images: int = 1) -> None:
     from edge_client.pictures import check_outputs, image_paths
     from edge_client.videos import check_writer
 
-    others = [options.get(name) for name in ("report_file", "save_latents", "metrics_file")]
+    others = [options.get(name) for name in ("report_file", "save_latents", "metrics_file", "preview_to")]
+    others = [each for each in others if each != TERMINAL]
     with bad_usage():
         check_writer(options["output"])
         check_outputs([*image_paths(options["output"], num_images), *filter(None, others)])
+
+
+def preview_file(options: dict[str, Any]) -> PreviewFile | None:
+    """Return what writes previews; None where they are not wanted, or on the terminal."""
+    from edge_client.preview_output import PreviewFile
+
+    wanted = options["preview_to"]
+    return None if wanted in (None, TERMINAL) else PreviewFile(wanted)
 
 
 def run(runs: Runs, options: dict[str, Any]) -> None:

@@ -78,6 +78,7 @@ class Finish:
         self._recorder.seconds["edge_compute"] = time.perf_counter() - started - waited
 
     def _note(self, result: StepResult) -> None:
+        self._recorder.saw_latents(result.step_index + 1, result.latents)
         self._recorder.edge_step(result.step_index)
 
     async def _correct(self, step_index: int) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from diffusion.edge_lead import EdgeLead, make_edge_lead
+from diffusion.schedule import Schedule
 from diffusion.sensitivity import latents_sensitivities
 from diffusion.tensors import from_array
 from diffusion.trajectory import Trajectory
@@ -117,6 +118,11 @@ class Generation:
         # An explicit step is exact: only the loss of the cloud may move it.
         self._may_hand_off_in_time = request.plan_options.handoff_step is None
         self._clock = Clock(self._plan, edge, deadline_ms=request.plan_options.deadline_ms, estimate=decision.estimate)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the trajectory."""
+        return self._scheduler.stepper.schedule
 
     async def run(self) -> GenerationResult:
         """Return the pictures.

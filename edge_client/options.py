@@ -52,6 +52,24 @@ class Seconds(click.FloatRange):
 
 FILE = OutputFile()
 PICTURE_FILE = OutputFile(".png")
+
+
+TERMINAL = "terminal"
+
+
+class PreviewPlace(OutputFile):
+    """`terminal`, or a PNG to write."""
+
+    name = "preview"
+
+    def __init__(self) -> None:
+        super().__init__(".png")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word, or the path."""
+        return value if value == TERMINAL else super().convert(value, param, ctx)
+
+
 PICTURE_OR_VIDEO_FILE = OutputFile(".png", ".mp4", ".gif")
 INPUT_FILE = click.Path(path_type=Path, dir_okay=False, exists=True, readable=True)
 

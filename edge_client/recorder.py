@@ -13,10 +13,12 @@ from edge_client.request import GenerationRequest
 from orchestrator.handoff import HandoffReason
 from orchestrator.link import LinkEstimate
 from wire.clock import stamp_seconds
-from wire.messages import Correction, HandedOff, Plan, Source, Step, Totals
+from wire.messages import Array, Correction, HandedOff, Plan, Source, Step, Totals
 from wire.tensors import CodecEvent
 
-if TYPE_CHECKING:  # it knows models, and the report is wanted by who only checks a file name
+if TYPE_CHECKING:  # they know models, and the report is wanted by who only checks a file name
+    from torch import Tensor
+
     from orchestrator.decision import Decision
 
 SECONDS = (
@@ -50,7 +52,7 @@ class Snapshot:
 
     `step_sources` has one letter a step that is done: C, x or e, or - where it is left out. `first_step_at` is when the
     first one began, here or in the cloud, on `time.perf_counter`'s clock; None before that. `note` is a line for the
-    user, once.
+    user, and `preview` a PNG, each once.
     """
 
     phase: str
@@ -62,6 +64,7 @@ class Snapshot:
     queue_position: int
     first_step_at: float | None = None
     note: str = ""
+    preview: bytes = b""
 
 
 @dataclass
@@ -72,6 +75,7 @@ class Recorder:
     link: LinkEstimate
     on_progress: Callable[[Snapshot], None] | None = None
     decision: Decision | None = None
+    on_latents: Callable[[int, Array | Tensor], None] | None = None
     phase: str = "connecting"
     queue_position: int = 0
     first_step_at: float | None = None
@@ -277,7 +281,12 @@ class Recorder:
             "corrections": self.num_corrections,
         }
 
-    def notify(self, note: str = "") -> None:
+    def saw_latents(self, step_index: int, latents: Array | Tensor) -> None:
+        """Pass x at a step, scheduler scaling, to the preview, if there is one."""
+        if self.on_latents is not None:
+            self.on_latents(step_index, latents)
+
+    def notify(self, note: str = "", preview: bytes = b"") -> None:
         """Tell the progress display."""
         if self.on_progress is None:
             return
@@ -292,5 +301,6 @@ class Recorder:
                 queue_position=self.queue_position,
                 first_step_at=self.first_step_at,
                 note=note,
+                preview=preview,
             )
         )

@@ -79,6 +79,7 @@ class GenerationRequest:
         image: Picture to start from; the strength of `plan_options` says how much of it is drawn anew. None: noise.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd`, `int8-block` or `int8-delta`.
+        preview: Whether progress brings pictures of what it will come to.
         plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
 
     Raises:
@@ -102,6 +103,7 @@ class GenerationRequest:
     image: InputFile | None = None
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
+    preview: bool = False
     plan_file: InputFile | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,15 @@ class ProgressDisplay:
     Set `title` and `request_id` before a generation starts.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, on_preview: Callable[[bytes], None] | None = None) -> None:
+        """Prepare.
+
+        Args:
+            quiet: Show nothing.
+            on_preview: Takes the previews; None: a terminal shows them.
+        """
+        self._on_preview = on_preview
+        self._preview: Text | None = None
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._noted: set[str] = set()
@@ -53,8 +61,19 @@ class ProgressDisplay:
         """Show a snapshot."""
         if snapshot.note:
             self.note(f"{snapshot.note} (request {self.request_id})")
+        if snapshot.preview:
+            self._take_preview(snapshot.preview)
         if self._live is not None:
-            self._live.update(render(self.title, snapshot))
+            shown = render(self.title, snapshot)
+            self._live.update(shown if self._preview is None else Group(shown, self._preview))
+
+    def _take_preview(self, png: bytes) -> None:
+        if self._on_preview is not None:
+            self._on_preview(png)
+        elif self._live is not None:
+            from edge_client.preview_output import in_half_blocks
+
+            self._preview = in_half_blocks(png)
 
     def wait_in_queue(self, num_ahead: int) -> None:
         """Show a place in the agent's queue; where there is no live line, the first one only."""

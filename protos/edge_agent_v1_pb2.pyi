@@ -191,6 +191,7 @@ class GenerateRequest(_message.Message):
     FPS_FIELD_NUMBER: _builtins.int
     TEXT_ENCODER_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    PREVIEW_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     mode: _builtins.str
     guidance_scale: _builtins.float
@@ -209,6 +210,8 @@ class GenerateRequest(_message.Message):
     num_frames: _builtins.int
     fps: _builtins.int
     text_encoder: _builtins.str
+    preview: _builtins.bool
+    """in Progress"""
     @_builtins.property
     def plan_options(self) -> Global___GenerateRequest.PlanOptions: ...
     @_builtins.property
@@ -246,10 +249,11 @@ class GenerateRequest(_message.Message):
         fps: _builtins.int | None = ...,
         text_encoder: _builtins.str | None = ...,
         image: Global___File | None = ...,
+        preview: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_preview", b"_preview", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "preview", b"preview", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_preview", b"_preview", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "preview", b"preview", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
     _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
@@ -269,6 +273,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__num_frames: _TypeAlias = _typing.Literal["_num_frames", b"_num_frames"]  # noqa: Y015
     _WhichOneofReturnType__num_images: _TypeAlias = _typing.Literal["num_images"]  # noqa: Y015
     _WhichOneofArgType__num_images: _TypeAlias = _typing.Literal["_num_images", b"_num_images"]  # noqa: Y015
+    _WhichOneofReturnType__preview: _TypeAlias = _typing.Literal["preview"]  # noqa: Y015
+    _WhichOneofArgType__preview: _TypeAlias = _typing.Literal["_preview", b"_preview"]  # noqa: Y015
     _WhichOneofReturnType__request_id: _TypeAlias = _typing.Literal["request_id"]  # noqa: Y015
     _WhichOneofArgType__request_id: _TypeAlias = _typing.Literal["_request_id", b"_request_id"]  # noqa: Y015
     _WhichOneofReturnType__scheduler: _TypeAlias = _typing.Literal["scheduler"]  # noqa: Y015
@@ -297,6 +303,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_frames) -> _WhichOneofReturnType__num_frames | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_images) -> _WhichOneofReturnType__num_images | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__preview) -> _WhichOneofReturnType__preview | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__request_id) -> _WhichOneofReturnType__request_id | None: ...
     @_typing.overload
@@ -344,6 +352,7 @@ class GenerateUpdate(_message.Message):
         BYTES_SENT_FIELD_NUMBER: _builtins.int
         QUEUE_POSITION_FIELD_NUMBER: _builtins.int
         NOTE_FIELD_NUMBER: _builtins.int
+        PREVIEW_FIELD_NUMBER: _builtins.int
         phase: _builtins.str
         num_inference_steps: _builtins.int
         step_sources: _builtins.str
@@ -355,6 +364,8 @@ class GenerateUpdate(_message.Message):
         """in the cloud's queue"""
         note: _builtins.str
         """a line for the user, each once"""
+        preview: _builtins.bytes
+        """PNG of what it will come to, each once"""
         def __init__(
             self,
             *,
@@ -366,10 +377,11 @@ class GenerateUpdate(_message.Message):
             bytes_sent: _builtins.int = ...,
             queue_position: _builtins.int = ...,
             note: _builtins.str = ...,
+            preview: _builtins.bytes = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "note", b"note", "num_inference_steps", b"num_inference_steps", "phase", b"phase", "queue_position", b"queue_position", "rtt_seconds", b"rtt_seconds", "step_sources", b"step_sources"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_received", b"bytes_received", "bytes_sent", b"bytes_sent", "note", b"note", "num_inference_steps", b"num_inference_steps", "phase", b"phase", "preview", b"preview", "queue_position", b"queue_position", "rtt_seconds", b"rtt_seconds", "step_sources", b"step_sources"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

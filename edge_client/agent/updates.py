@@ -38,7 +38,9 @@ class Updates:
 
     def _put(self, update: pb.GenerateUpdate) -> None:
         if self._waiting and not self._waiting[-1].progress.note:
-            self._waiting.pop()
+            replaced = self._waiting.pop()
+            if update.HasField("progress") and not update.progress.preview:
+                update.progress.preview = replaced.progress.preview
         self._waiting.append(update)
         self._changed.set()
 
@@ -67,7 +69,7 @@ def _without_note(update: pb.GenerateUpdate) -> pb.GenerateUpdate:
     again = pb.GenerateUpdate()
     again.CopyFrom(update)
     if again.HasField("progress"):
-        again.progress.note = ""
+        again.progress.note, again.progress.preview = "", b""
     return again
 
 

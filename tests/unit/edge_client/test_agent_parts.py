@@ -158,6 +158,7 @@ FULL = GenerationRequest(
     image=FileContent(path="a/p.png", content=b"0"),
     initial_latents=FileContent(path="a/n.npy", content=b"1"),
     latents_codec="raw",
+    preview=True,
     request_id="abc",
 )
 
