@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bench.parity import BOUND, NUM_STEPS, SUBJECTS, difference, our_latents, stock_latents, stock_pipeline
 from diffusion.loading import load_model
@@ -65,6 +66,23 @@ def test_a_model_with_a_lora_is_another_one(folders, name):
     assert len({info.vae_fingerprint for info in infos}) == 1
     again = load_model(folder, device="cpu", loras=[Lora(path=path)])
     assert again.info == infos[1]
+
+
+def test_files_as_kohya_writes_them_are_read_too(folders, tmp_path):
+    folder, path = folders("sd")
+    of_network = {name: tensor for name, tensor in load_file(path).items() if name.startswith("unet.")}
+    plain, kohya = tmp_path / "plain.safetensors", tmp_path / "kohya.safetensors"
+    save_file(of_network, plain)
+    renamed = {}
+    for name, tensor in of_network.items():
+        layer, _, matrix = name.removeprefix("unet.").rpartition(".lora_")
+        stem = f"lora_unet_{layer.replace('.', '_')}"
+        renamed[f"{stem}.lora_{'down' if matrix.startswith('A') else 'up'}.weight"] = tensor
+        renamed[f"{stem}.alpha"] = torch.tensor(2.0)
+    save_file(renamed, kohya)
+    one, other = (load_model(folder, device="cpu", loras=[Lora(path=each)]) for each in (plain, kohya))
+    for ours, theirs in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_two_loras_add_up(folders):
