@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 import torch
 from liar_harness import Liar
+from PIL import Image
 
 from diffusion.loading import load_model
 from edge_client import EdgeClient
@@ -179,3 +181,13 @@ async def liar(description: Description) -> AsyncIterator[Liar]:
 @pytest.fixture(scope="session")
 def pair() -> ReferencePair:
     return ReferencePair()
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 90 x 77 pixels, no multiple of anything."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    rows, columns = np.mgrid[0:77, 0:90]
+    pixels = np.stack([rows * 3, columns * 2, (rows * columns) % 256], axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
