@@ -30,6 +30,7 @@ from wire.messages import (
     Close,
     Correct,
     Credit,
+    Decode,
     HandOff,
     Open,
     Ping,
@@ -208,6 +209,8 @@ class Conversation:
                 engine.hand_off(session.session_id, message.step_index)
             case Correct():
                 self._correct(message, session)
+            case Decode():
+                self._decode(message, session)
             case Close():
                 self._free(session)
                 session.finish()
@@ -221,6 +224,12 @@ class Conversation:
             raise LimitExceeded(f"at most {_MAX_PENDING_CORRECTIONS} corrections may wait")
         session.num_pending_corrections += 1
         self._service.engine.correct(session.session_id, message)
+
+    def _decode(self, message: Decode, session: Session) -> None:
+        if not session.may_correct or session.asked_to_decode:
+            raise ProtocolError("Decode comes once, after HandOff, or once the plan's handoff step is reached")
+        session.begin_to_decode()
+        self._service.engine.decode(session.session_id, message.latents)
 
     # ------------------------------------------------------------------------------ writing
 

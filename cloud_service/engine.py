@@ -19,7 +19,7 @@ from cloud_service.warm_up import Served, warm_up
 from cloud_service.worker import Worker, ran_out_of_memory
 from diffusion.model import Model
 from diffusion.weight_files import first_line
-from wire.messages import Correct
+from wire.messages import Array, Correct
 
 _log = logging.getLogger(LOGGER_NAME)
 
@@ -93,6 +93,10 @@ class Engine:
     def correct(self, session_id: str, correct: Correct) -> None:
         """Evaluate the model once on the latents that the client sent."""
         self._commands.put(lambda worker: worker.correct(session_id, correct))
+
+    def decode(self, session_id: str, latents: Array) -> None:
+        """Decode clean latents that the client sent."""
+        self._commands.put(lambda worker: worker.decode(session_id, latents))
 
     def close(self, session_id: str) -> None:
         """Forget a session; it takes no step that has not begun."""

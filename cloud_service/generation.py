@@ -25,8 +25,10 @@ from diffusion.tensors import to_array
 from diffusion.trajectory import StepResult, Trajectory
 from wire.errors import ModelError
 from wire.messages import (
+    Array,
     Correct,
     Correction,
+    Decoded,
     DType,
     ModelDescription,
     Opened,
@@ -41,6 +43,7 @@ class Need(enum.Enum):
 
     OPENING = enum.auto()
     EVALUATION = enum.auto()
+    DECODING = enum.auto()
     EXTRAPOLATION = enum.auto()
     NOTHING = enum.auto()
 
@@ -86,6 +89,7 @@ class Generation:
         self._stop_step = request.open.plan.handoff_step
         self._hand_off_at = 0.0
         self._corrections: deque[Correct] = deque()
+        self._to_decode: Array | None = None
         self._trajectory: Trajectory
         self._measure: Measure | None = None
         self._conditioning: Conditioning
@@ -98,13 +102,15 @@ class Generation:
                 return Need.OPENING
             case _Phase.RUNNING:
                 return Need.EVALUATION if self._source is Source.CLOUD else Need.EXTRAPOLATION
+            case _Phase.PARKED if self._corrections:
+                return Need.EVALUATION
             case _Phase.PARKED:
-                return Need.EVALUATION if self._corrections else Need.NOTHING
+                return Need.NOTHING if self._to_decode is None else Need.DECODING
 
     @property
     def key(self) -> Hashable:
-        """What must be equal for two generations to share one forward pass; an opening shares none."""
-        if self._phase is _Phase.OPENING:
+        """What must be equal for two generations to share one forward pass; an opening and a decoding share none."""
+        if self.need in (Need.OPENING, Need.DECODING):
             return self.session_id
         return self._request.latents_shape, tuple(self._conditioning.prompt_embeds.shape)
 
@@ -254,6 +260,26 @@ class Generation:
         if self._phase is _Phase.PARKED and not self._corrections:
             self.ready_at = time.monotonic()
         self._corrections.append(correct)
+
+    def ask_to_decode(self, latents: Array) -> None:
+        """Take clean latents to decode, once the trajectory is parked and nothing is to be corrected."""
+        if self._phase is _Phase.PARKED and not self._corrections:
+            self.ready_at = time.monotonic()
+        self._to_decode = latents
+
+    def decode(self) -> list[SessionEvent]:
+        """Decode with the model's VAE."""
+        assert self._to_decode is not None
+        started = time.monotonic()
+        latents, self._to_decode = on_device(self._to_decode, self._model), None
+        pixels = self._model.decode(latents)
+        return [
+            Decoded(
+                pixels=pixels,
+                compute_seconds=time.monotonic() - started,
+                queue_seconds=max(0.0, started - self.ready_at),
+            )
+        ]
 
     def _after_correction(self, noise_pred: Tensor, forward: Forward, began: float) -> list[SessionEvent]:
         correct = self._corrections.popleft()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from wire.clock import stamp_seconds
-from wire.messages import Correction, Finished, HandedOff, Opened, Pong, PromptEmbeds, ServerMessage, Step
+from wire.messages import Correction, Decoded, Finished, HandedOff, Opened, Pong, PromptEmbeds, ServerMessage, Step
 
 
 class Outbox:
@@ -87,6 +87,8 @@ def tensor_bytes(message: ServerMessage) -> int:
             tensors = [message.latents, message.latents_before, message.prediction]
         case HandedOff() | Finished():
             tensors = [message.state.latents, *message.state.scheduler_state.values()]
+        case Decoded():
+            return message.pixels.nbytes
         case Correction():
             tensors = [message.prediction]
         case Opened(prompt_embeds=PromptEmbeds() as embeds):

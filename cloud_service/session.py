@@ -16,6 +16,7 @@ from cloud_service.outbox import Outbox
 from wire.errors import DeadlineExceeded, EcdiffError
 from wire.messages import (
     Correction,
+    Decoded,
     Finished,
     HandedOff,
     Heartbeat,
@@ -57,7 +58,7 @@ class Parked:
     decided_at: float
 
 
-SessionEvent = Opened | Stepped | Parked | Correction | EcdiffError
+SessionEvent = Opened | Stepped | Parked | Correction | Decoded | EcdiffError
 """What the engine has to say to a session; an error is its last word."""
 
 
@@ -72,13 +73,15 @@ class Record:
     queue_seconds: float = 0.0
     encode_prompt_seconds: float = 0.0
 
-    def add(self, event: Opened | Step | Correction) -> None:
+    def add(self, event: Opened | Step | Correction | Decoded) -> None:
         """Count one event."""
         if isinstance(event, Opened):
             self.encode_prompt_seconds = event.encode_prompt_seconds
             return
         self.compute_seconds += event.compute_seconds
         self.queue_seconds += event.queue_seconds
+        if isinstance(event, Decoded):
+            return
         if isinstance(event, Correction):
             self.nfe_correction += 1
         elif event.source is Source.CLOUD:
@@ -123,6 +126,8 @@ class Session:
         self.record = Record()
         self.asked_to_hand_off = False
         self.num_pending_corrections = 0
+        self.asked_to_decode = False
+        self._decodes = False
         self.last_heard = time.monotonic()
         self._handoff_step = handoff_step
         self._queue_position = queue_position
@@ -158,9 +163,15 @@ class Session:
         else:
             if isinstance(event, Correction):
                 self.num_pending_corrections -= 1
+            if isinstance(event, Decoded):
+                self._decodes = False
             self._push(event)
 
-    def _push(self, message: Opened | Step | Correction) -> None:
+    def begin_to_decode(self) -> None:
+        """The client asked for its pictures; a session decodes once."""
+        self.asked_to_decode = self._decodes = True
+
+    def _push(self, message: Opened | Step | Correction | Decoded) -> None:
         self.record.add(message)
         self._outbox.push(message)
         self._wake.set()
@@ -244,7 +255,7 @@ class Session:
     def _check_expiry(self) -> None:
         parked_seconds = self._timings.parked_seconds
         expired = time.monotonic() - self.last_heard > parked_seconds
-        if self.parked and not self.num_pending_corrections and expired:
+        if self.parked and not (self.num_pending_corrections or self._decodes) and expired:
             raise DeadlineExceeded(f"the parked session expired after {parked_seconds:g} s without a word")
 
     def _stamped(self, message: ServerMessage) -> ServerMessage:

@@ -19,7 +19,7 @@ from cloud_service.session import SessionEvent, Stepped
 from diffusion.devices import wait_for
 from diffusion.model import Model
 from wire.errors import EcdiffError, ModelError
-from wire.messages import Correct, Correction, Source, Step
+from wire.messages import Array, Correct, Correction, Source, Step
 
 _log = logging.getLogger(LOGGER_NAME)
 # Weight of the newest evaluation in the moving average that Describe publishes.
@@ -81,6 +81,11 @@ class Worker:
         if generation := self._generations.get(session_id):
             generation.correct(correct)
 
+    def decode(self, session_id: str, latents: Array) -> None:
+        """Queue the decoding of a session's clean latents."""
+        if generation := self._generations.get(session_id):
+            generation.ask_to_decode(latents)
+
     def close(self, session_id: str) -> None:
         """Forget a session; it takes no further step."""
         if generation := self._generations.pop(session_id, None):
@@ -139,6 +144,8 @@ class Worker:
         self.busy_since = time.monotonic()
         if batch[0].need is Need.OPENING:
             self._attempt(batch[0], batch[0].open)
+        elif batch[0].need is Need.DECODING:
+            self._attempt(batch[0], batch[0].decode)
         else:
             self._evaluate(batch)
         self.busy_since = None

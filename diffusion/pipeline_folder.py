@@ -194,6 +194,17 @@ class PipelineFolder(ModelFolder):
             raise ValueError(f"{self.path}: _guidance_scale in model_index.json is {given!r}, not a number of 0..100")
         return float(given)
 
+    def recommended(self, name: str, default: int) -> int:
+        """Return the `height`, `width` or `num_frames` that the model's makers recommend, as `_height` and so on.
+
+        Raises:
+            ValueError: It is no whole number above 0.
+        """
+        given = self._index.get(f"_{name}", default)
+        if not isinstance(given, int) or given < 1:
+            raise ValueError(f"{self.path}: _{name} in model_index.json is {given!r}, not a whole number above 0")
+        return given
+
     def has_part(self, part: str) -> bool:
         """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
         return self._index.get(part) != [None, None]

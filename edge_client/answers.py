@@ -1,33 +1,39 @@
-"""The cloud's answers to Correct that are still awaited."""
+"""The cloud's answers to Correct and Decode that are still awaited."""
 
 from __future__ import annotations
 
 import asyncio
 
 from wire.errors import ProtocolError
-from wire.messages import Correction
+from wire.messages import Correction, Decoded
+
+Answer = Correction | Decoded
+DECODED = -1
+"""Stands for a step index where it is the pixels that are waited for."""
 
 
 class Answers:
-    """One place for each correction that was asked for and not answered."""
+    """One place for each answer that was asked for and did not come."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, asyncio.Future[Correction | None]] = {}
+        self._waiting: dict[int, asyncio.Future[Answer | None]] = {}
 
-    async def wait(self, step_index: int) -> Correction | None:
-        """Return the answer for a step; None where none will come."""
+    async def wait(self, step_index: int) -> Answer | None:
+        """Return the answer for a step, or for `DECODED`; None where none will come."""
         answer = self._waiting[step_index] = asyncio.get_running_loop().create_future()
         return await asyncio.shield(answer)
 
-    def take(self, message: Correction) -> None:
+    def take(self, message: Answer) -> None:
         """Give an answer to whoever waits for it; it may come when nobody does any more.
 
         Raises:
             ProtocolError: Nobody asked.
         """
-        answer = self._waiting.pop(message.step_index, None)
+        step_index = message.step_index if isinstance(message, Correction) else DECODED
+        answer = self._waiting.pop(step_index, None)
         if answer is None:
-            raise ProtocolError(f"the cloud corrects step {message.step_index}, for which nobody asked")
+            what = f"corrects step {step_index}" if isinstance(message, Correction) else "sends pixels"
+            raise ProtocolError(f"the cloud {what}, for which nobody asked")
         if not answer.done():
             answer.set_result(message)
 

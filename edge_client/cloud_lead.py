@@ -7,8 +7,9 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import cast
 
-from edge_client.answers import Answers
+from edge_client.answers import DECODED, Answers
 from edge_client.cloud_session import CloudSession
 from edge_client.credit_window import CreditWindow
 from edge_client.lead import WRONG_REQUEST, Lead, lost_reason
@@ -21,6 +22,8 @@ from wire.messages import (
     Correct,
     Correction,
     Credit,
+    Decode,
+    Decoded,
     Finished,
     HandedOff,
     HandOff,
@@ -213,6 +216,9 @@ class CloudLead:
             case Correction():
                 self._answers.take(message)
                 self._recorder.correction(message)
+            case Decoded():
+                self._answers.take(message)
+                self._recorder.seconds["cloud_compute"] += message.compute_seconds
             case Opened():
                 raise ProtocolError("the cloud opens the session a second time")
             case Heartbeat() if not self._over:
@@ -281,7 +287,16 @@ class CloudLead:
             return None
         self._session.expect_progress()
         self._session.send(Correct(step_index=step_index, latents=latents))
-        return await self._answers.wait(step_index)
+        return cast("Correction | None", await self._answers.wait(step_index))
+
+    async def decode(self, latents: Array, shape: tuple[int, ...]) -> Decoded | None:
+        """Return clean latents as pixels of `shape`; None where the cloud is gone, or goes."""
+        if self._reading.done():
+            return None
+        self._session.expect_progress()
+        self._session.expect_pixels(shape)
+        self._session.send(Decode(latents=latents))
+        return cast("Decoded | None", await self._answers.wait(DECODED))
 
     @property
     def is_settled(self) -> bool:

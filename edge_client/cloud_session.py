@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -28,6 +30,7 @@ from wire.messages import (
     Close,
     Codec,
     Correct,
+    Decode,
     DType,
     Heartbeat,
     Open,
@@ -85,8 +88,7 @@ class CloudSession:
         self._outgoing: asyncio.Queue[ClientMessage | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         # A step may carry three tensors of one size, a handoff the latents and three of a solver's history.
-        self._max_message_bytes = 4 * max_tensor_bytes + HEADER_BYTES
-        self._assembler = Assembler(pb.ServerMessage, self._max_message_bytes)
+        self._assembler = Assembler(pb.ServerMessage, 4 * max_tensor_bytes + HEADER_BYTES)
         self._call: Any = None
         self._responses: Any = None
         self._end: StreamEnd
@@ -107,7 +109,7 @@ class CloudSession:
         self._codec = message.codecs[0]
         if message.want_prompt_embeds:
             self._specs = ServerSpecs(embeds=_embeds_spec(rank=3), pooled_embeds=_embeds_spec(rank=2))
-            self._assembler = Assembler(pb.ServerMessage, self._max_message_bytes + MAX_EMBEDS_BYTES)
+            self._assembler.max_bytes += MAX_EMBEDS_BYTES
         self._call = self._stub.Denoise(metadata=self._metadata)
         self._end = StreamEnd(self._call)
         self._responses = aiter(self._call)
@@ -140,6 +142,11 @@ class CloudSession:
             prediction=spec(Scaling.PREDICTION),
         )
         return answer
+
+    def expect_pixels(self, shape: tuple[int, ...]) -> None:
+        """Welcome pixels of this shape from now on."""
+        self._specs = replace(self._specs, pixels_shape=shape)
+        self._assembler.max_bytes = max(self._assembler.max_bytes, math.prod(shape) + HEADER_BYTES)
 
     def send(self, message: ClientMessage) -> None:
         """Queue a message for the writer."""
@@ -281,7 +288,7 @@ class CloudSession:
 def _is_large(message: ClientMessage) -> bool:
     """Whether encoding a message takes longer than a hop to another thread."""
     match message:
-        case Correct():
+        case Correct() | Decode():
             return message.latents.nbytes > INLINE_BYTES
         case Open():
             return isinstance(message.conditioning, PromptEmbeds) or not isinstance(message.start, Seed)

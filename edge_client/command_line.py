@@ -159,8 +159,8 @@ def read_credentials(options: dict[str, Any]) -> Credentials:
 
 
 def options_for(mode: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return a comparison's options as this mode takes them: without a cloud, the edge encodes the prompt itself."""
-    return options if mode in CLOUD_MODES else options | {"text_encoder": "own"}
+    """Return a comparison's options as this mode takes them: without a cloud, the edge encodes and decodes itself."""
+    return options if mode in CLOUD_MODES else options | {"text_encoder": "own", "decode": "edge"}
 
 
 def make_request(prompt: str, mode: str, options: dict[str, Any]) -> GenerationRequest:

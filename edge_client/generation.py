@@ -17,6 +17,7 @@ from diffusion.trajectory import Trajectory
 from edge_client.clock import Clock
 from edge_client.cloud_lead import CloudLead
 from edge_client.cloud_link import CloudLink
+from edge_client.decoding import Decoding
 from edge_client.driving_scheduler import DrivingScheduler
 from edge_client.edge_model import EdgeModel
 from edge_client.finish import Finish
@@ -108,6 +109,7 @@ class Generation:
         )
         self._start_step = request.plan_options.start_step
         self._start = Start(request, edge, self._latents_shape)
+        self._decoding = Decoding(edge, recorder, self._size)
         self._prompt = Prompt(request, edge, recorder)
         self._told: PromptText | PromptEmbeds
         self._edge_lead: EdgeLead | None = None
@@ -150,10 +152,7 @@ class Generation:
                 trajectory = await self._finish(None, None)
         finally:
             self._prompt.stop()
-        self._recorder.enter("decoding")
-        decoding = time.perf_counter()
-        pixels = await self._edge.decode(trajectory.latents)
-        self._recorder.seconds["decode"] = time.perf_counter() - decoding
+        pixels = await self._decoding.pixels(trajectory.latents)
         self._recorder.seconds["total"] = time.perf_counter() - started + self._recorder.seconds["connect"]
         self._recorder.memory = peak_memory(self._edge.model.device)
         note_deadline(self._recorder, self._clock.seconds_left())
@@ -181,9 +180,11 @@ class Generation:
         try:
             lead = await relay.follow()
             note_handoff(self._recorder, lead, self._agreement, self._scheduler.stepper if lead.opened else None)
-            if self._edge_plan.corrections == "none":
+            if self._edge_plan.corrections == "none" and not self._decoding.is_clouds:
                 leaving = asyncio.create_task(relay.cloud.close())
             trajectory = await self._finish(lead, relay.cloud)
+            if self._decoding.is_clouds:
+                await self._decoding.ask(relay.cloud, lead, trajectory.latents)
             is_settled = relay.cloud.is_settled
             return trajectory
         finally:

@@ -151,6 +151,13 @@ PICTURE_OPTIONS = (
         "machine.  [default size: the picture's own, rounded down]",
     ),
     click.option("--strength", type=float, help="Above 0, at most 1: the part of the steps that --image passes."),
+    click.option(
+        "--decode",
+        type=click.Choice(["edge", "cloud"]),
+        default="edge",
+        show_default=True,
+        help="Who decodes the final latents. cloud: sent there, and pixels back; if that fails, the edge decodes.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, help="Picture j of a batch uses seed + j."),
     click.option("--height", type=int, help="Picture height in pixels.  [default: the model's]"),
     click.option("--width", type=int, help="Picture width in pixels.  [default: the model's]"),

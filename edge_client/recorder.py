@@ -76,6 +76,7 @@ class Recorder:
     on_progress: Callable[[Snapshot], None] | None = None
     decision: Decision | None = None
     on_latents: Callable[[int, Array | Tensor], None] | None = None
+    decoded_by: str = "edge"
     phase: str = "connecting"
     queue_position: int = 0
     first_step_at: float | None = None

@@ -32,6 +32,7 @@ def make_report(recorder: Recorder) -> Report:
         "num_inference_steps": plan.num_inference_steps,
         "scheduler": request.scheduler,
         "text_encoder": request.text_encoder,
+        "decode": recorder.decoded_by,
         "guidance_scale": request.guidance_scale,
         "guidance_rescale": request.guidance_rescale,
         "handoff_step": plan.handoff_step if recorder.handoff_step is None else recorder.handoff_step,

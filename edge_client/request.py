@@ -79,6 +79,7 @@ class GenerationRequest:
         image: Picture to start from; the strength of `plan_options` says how much of it is drawn anew. None: noise.
         initial_latents: `.npy` file of standard normal noise `[B, C, H, W]` instead of the seed's.
         latents_codec: `raw`, `zstd`, `int8-block` or `int8-delta`.
+        decode: Who decodes the final latents, `edge` or `cloud`.
         preview: Whether progress brings pictures of what it will come to.
         plan_file: Searched plans for mode adaptive; None: the bundled ones where they fit.
 
@@ -104,6 +105,7 @@ class GenerationRequest:
     initial_latents: InputFile | None = None
     latents_codec: str = "zstd"
     preview: bool = False
+    decode: str = "edge"
     plan_file: InputFile | None = None
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
@@ -135,6 +137,10 @@ class GenerationRequest:
             raise ValueError(f"unknown text encoder {self.text_encoder!r}; choose one of {', '.join(TEXT_ENCODERS)}")
         if self.text_encoder == "cloud" and not self.uses_cloud:
             raise ValueError(f"mode {self.mode} uses no cloud that could encode the prompt: leave --text-encoder out")
+        if self.decode not in ("edge", "cloud"):
+            raise ValueError(f"decode must be edge or cloud, not {self.decode!r}")
+        if self.decode == "cloud" and not self.uses_cloud:
+            raise ValueError(f"mode {self.mode} uses no cloud that could decode: leave --decode out")
         if self.latents_codec not in CODEC_OFFERS:
             raise ValueError(f"unknown codec {self.latents_codec!r}; choose one of {', '.join(CODEC_OFFERS)}")
         if (self.image is None) != (self.plan_options.strength is None):

@@ -277,6 +277,7 @@ class ClientMessage(_message.Message):
     CLOSE_FIELD_NUMBER: _builtins.int
     PING_FIELD_NUMBER: _builtins.int
     FRAGMENT_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> Global___Open: ...
     @_builtins.property
@@ -291,6 +292,8 @@ class ClientMessage(_message.Message):
     def ping(self) -> Global___Ping: ...
     @_builtins.property
     def fragment(self) -> Global___Fragment: ...
+    @_builtins.property
+    def decode(self) -> Global___Decode: ...
     def __init__(
         self,
         *,
@@ -301,12 +304,13 @@ class ClientMessage(_message.Message):
         close: Global___Close | None = ...,
         ping: Global___Ping | None = ...,
         fragment: Global___Fragment | None = ...,
+        decode: Global___Decode | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "correct", b"correct", "credit", b"credit", "fragment", b"fragment", "hand_off", b"hand_off", "message", b"message", "open", b"open", "ping", b"ping"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "correct", b"correct", "credit", b"credit", "decode", b"decode", "fragment", b"fragment", "hand_off", b"hand_off", "message", b"message", "open", b"open", "ping", b"ping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "correct", b"correct", "credit", b"credit", "fragment", b"fragment", "hand_off", b"hand_off", "message", b"message", "open", b"open", "ping", b"ping"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "correct", b"correct", "credit", b"credit", "decode", b"decode", "fragment", b"fragment", "hand_off", b"hand_off", "message", b"message", "open", b"open", "ping", b"ping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "credit", "hand_off", "correct", "close", "ping", "fragment"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "credit", "hand_off", "correct", "close", "ping", "fragment", "decode"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -628,6 +632,30 @@ class Correct(_message.Message):
 Global___Correct: _TypeAlias = Correct  # noqa: Y015
 
 @_typing.final
+class Decode(_message.Message):
+    """Decode clean latents with the large model's VAE. Where a Correct may come, and once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LATENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def latents(self) -> Global___Tensor:
+        """x after the last step, lossless"""
+
+    def __init__(
+        self,
+        *,
+        latents: Global___Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decode: _TypeAlias = Decode  # noqa: Y015
+
+@_typing.final
 class Close(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -676,6 +704,7 @@ class ServerMessage(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     FRAGMENT_FIELD_NUMBER: _builtins.int
+    DECODED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> Global___Opened: ...
     @_builtins.property
@@ -692,6 +721,8 @@ class ServerMessage(_message.Message):
     def pong(self) -> Global___Pong: ...
     @_builtins.property
     def fragment(self) -> Global___Fragment: ...
+    @_builtins.property
+    def decoded(self) -> Global___Decoded: ...
     def __init__(
         self,
         *,
@@ -703,12 +734,13 @@ class ServerMessage(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         pong: Global___Pong | None = ...,
         fragment: Global___Fragment | None = ...,
+        decoded: Global___Decoded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "finished", b"finished", "fragment", b"fragment", "handed_off", b"handed_off", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "decoded", b"decoded", "finished", b"finished", "fragment", b"fragment", "handed_off", b"handed_off", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "finished", b"finished", "fragment", b"fragment", "handed_off", b"handed_off", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "pong", b"pong", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correction", b"correction", "decoded", b"decoded", "finished", b"finished", "fragment", b"fragment", "handed_off", b"handed_off", "heartbeat", b"heartbeat", "message", b"message", "opened", b"opened", "pong", b"pong", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "step", "handed_off", "correction", "finished", "heartbeat", "pong", "fragment"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "step", "handed_off", "correction", "finished", "heartbeat", "pong", "fragment", "decoded"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -933,6 +965,62 @@ class Correction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Correction: _TypeAlias = Correction  # noqa: Y015
+
+@_typing.final
+class Pixels(_message.Message):
+    """Pictures [B, H, W, 3], or videos [B, F, H, W, 3], uint8 RGB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    CRC32_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    crc32: _builtins.int
+    """of the pixels"""
+    data: _builtins.bytes
+    """each byte less that of the pixel on its left (0 at the edge), modulo 256, in one zstd frame"""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        crc32: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32", b"crc32", "data", b"data", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pixels: _TypeAlias = Pixels  # noqa: Y015
+
+@_typing.final
+class Decoded(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIXELS_FIELD_NUMBER: _builtins.int
+    COMPUTE_SECONDS_FIELD_NUMBER: _builtins.int
+    QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
+    compute_seconds: _builtins.float
+    queue_seconds: _builtins.float
+    @_builtins.property
+    def pixels(self) -> Global___Pixels: ...
+    def __init__(
+        self,
+        *,
+        pixels: Global___Pixels | None = ...,
+        compute_seconds: _builtins.float = ...,
+        queue_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pixels", b"pixels"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_seconds", b"compute_seconds", "pixels", b"pixels", "queue_seconds", b"queue_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decoded: _TypeAlias = Decoded  # noqa: Y015
 
 @_typing.final
 class Finished(_message.Message):

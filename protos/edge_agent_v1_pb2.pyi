@@ -192,6 +192,7 @@ class GenerateRequest(_message.Message):
     TEXT_ENCODER_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     PREVIEW_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     mode: _builtins.str
     guidance_scale: _builtins.float
@@ -212,6 +213,7 @@ class GenerateRequest(_message.Message):
     text_encoder: _builtins.str
     preview: _builtins.bool
     """in Progress"""
+    decode: _builtins.str
     @_builtins.property
     def plan_options(self) -> Global___GenerateRequest.PlanOptions: ...
     @_builtins.property
@@ -250,11 +252,14 @@ class GenerateRequest(_message.Message):
         text_encoder: _builtins.str | None = ...,
         image: Global___File | None = ...,
         preview: _builtins.bool | None = ...,
+        decode: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_preview", b"_preview", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "preview", b"preview", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_preview", b"_preview", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "decode", b"decode", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "preview", b"preview", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "width", b"width"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_preview", b"_preview", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "preview", b"preview", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "_fps", b"_fps", "_guidance_rescale", b"_guidance_rescale", "_guidance_scale", b"_guidance_scale", "_height", b"_height", "_latents_codec", b"_latents_codec", "_mode", b"_mode", "_negative_prompt", b"_negative_prompt", "_num_frames", b"_num_frames", "_num_images", b"_num_images", "_preview", b"_preview", "_request_id", b"_request_id", "_scheduler", b"_scheduler", "_seed", b"_seed", "_text_encoder", b"_text_encoder", "_width", b"_width", "decode", b"decode", "fps", b"fps", "guidance_rescale", b"guidance_rescale", "guidance_scale", b"guidance_scale", "height", b"height", "image", b"image", "initial_latents", b"initial_latents", "latents_codec", b"latents_codec", "mode", b"mode", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_images", b"num_images", "plan_file", b"plan_file", "plan_options", b"plan_options", "preview", b"preview", "prompt", b"prompt", "request_id", b"request_id", "scheduler", b"scheduler", "seed", b"seed", "text_encoder", b"text_encoder", "want_latents", b"want_latents", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode: _TypeAlias = _typing.Literal["decode"]  # noqa: Y015
+    _WhichOneofArgType__decode: _TypeAlias = _typing.Literal["_decode", b"_decode"]  # noqa: Y015
     _WhichOneofReturnType__fps: _TypeAlias = _typing.Literal["fps"]  # noqa: Y015
     _WhichOneofArgType__fps: _TypeAlias = _typing.Literal["_fps", b"_fps"]  # noqa: Y015
     _WhichOneofReturnType__guidance_rescale: _TypeAlias = _typing.Literal["guidance_rescale"]  # noqa: Y015
@@ -285,6 +290,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__text_encoder: _TypeAlias = _typing.Literal["_text_encoder", b"_text_encoder"]  # noqa: Y015
     _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
     _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode) -> _WhichOneofReturnType__decode | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fps) -> _WhichOneofReturnType__fps | None: ...
     @_typing.overload

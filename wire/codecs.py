@@ -83,11 +83,12 @@ class _ZstdContexts(threading.local):
 _contexts = _ZstdContexts()
 
 
-def _compressed(data: bytes) -> bytes:
+def compressed(data: bytes) -> bytes:
+    """Return one zstd frame that declares its size."""
     return _contexts.compressor.compress(data)
 
 
-def _decompressed(data: bytes, expected_bytes: int) -> bytes:
+def decompressed(data: bytes, expected_bytes: int) -> bytes:
     """Return what a zstd frame holds, if it declares `expected_bytes`.
 
     python-zstandard allocates whatever content size the frame declares and ignores `max_output_size`
@@ -118,12 +119,12 @@ class Zstd:
     def encode(self, elements: Array) -> Encoded:
         """Shuffle and compress."""
         planes = elements.view(np.uint8).reshape(-1, elements.itemsize).T
-        return Encoded(_compressed(planes.tobytes()), b"", elements)
+        return Encoded(compressed(planes.tobytes()), b"", elements)
 
     def decode(self, data: bytes, scales: bytes, dtype: np.dtype[np.generic], num_elements: int) -> Array:
         """Decompress within bounds and unshuffle."""
         _require_no_scales(scales)
-        shuffled = _decompressed(data, num_elements * dtype.itemsize)
+        shuffled = decompressed(data, num_elements * dtype.itemsize)
         planes = np.frombuffer(shuffled, dtype=np.uint8).reshape(dtype.itemsize, num_elements)
         return planes.T.copy(order="C").reshape(-1).view(dtype)
 
@@ -167,7 +168,7 @@ class Int8Delta:
     def encode(self, elements: Array) -> Encoded:
         """Write a key frame."""
         quantised = Int8Block().encode(elements)
-        return replace(quantised, data=_compressed(quantised.data))
+        return replace(quantised, data=compressed(quantised.data))
 
     def encode_delta(self, elements: Array, base: Array) -> Encoded | None:
         """Write the difference to `base`, an array of the same dtype and size; None where it is too far for int8."""
@@ -182,11 +183,11 @@ class Int8Delta:
         decoded = _dequantise(quantised, scales, elements.dtype, base)
         if not np.isfinite(decoded).all():  # half a step beyond the largest number
             return None
-        return Encoded(_compressed(quantised.tobytes()), scales.tobytes(), decoded)
+        return Encoded(compressed(quantised.tobytes()), scales.tobytes(), decoded)
 
     def decode(self, data: bytes, scales: bytes, dtype: np.dtype[np.generic], num_elements: int) -> Array:
         """Read a key frame."""
-        return Int8Block().decode(_decompressed(data, num_elements), scales, dtype, num_elements)
+        return Int8Block().decode(decompressed(data, num_elements), scales, dtype, num_elements)
 
     def decode_delta(self, data: bytes, scales: bytes, base: Array) -> Array:
         """Return `base` moved by what `data` says, an array of its dtype and size.
@@ -195,7 +196,7 @@ class Int8Delta:
             CorruptTensor: `data` and `scales` do not hold that many elements.
         """
         block_scales = _checked_scales(scales, base.size)
-        quantised = np.frombuffer(_decompressed(data, base.size), dtype=np.int8)
+        quantised = np.frombuffer(decompressed(data, base.size), dtype=np.int8)
         return _dequantise(quantised, block_scales, base.dtype, base)
 
 

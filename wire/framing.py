@@ -29,12 +29,12 @@ class Assembler(Generic[Message]):
 
     Args:
         message_class: `pb.ClientMessage` or `pb.ServerMessage`.
-        max_bytes: Cap on one assembled message; checked on the first fragment.
+        max_bytes: Cap on one assembled message; checked on the first fragment. It may be raised later.
     """
 
     def __init__(self, message_class: type[Message], max_bytes: int) -> None:
         self._message_class: type[Message] = message_class
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._total_bytes = 0
         self._buffer = bytearray()
 
@@ -62,8 +62,8 @@ class Assembler(Generic[Message]):
         if not fragment.data:
             raise ProtocolError("a fragment is empty")
         if not self._buffer:
-            if fragment.total_bytes > self._max_bytes:
-                raise LimitExceeded(f"a message of {fragment.total_bytes} bytes, the cap is {self._max_bytes}")
+            if fragment.total_bytes > self.max_bytes:
+                raise LimitExceeded(f"a message of {fragment.total_bytes} bytes, the cap is {self.max_bytes}")
             self._total_bytes = fragment.total_bytes
         elif fragment.total_bytes != self._total_bytes:
             raise ProtocolError(f"a fragment says {fragment.total_bytes} bytes in all, the first {self._total_bytes}")

@@ -42,7 +42,7 @@ class VideoModel(FamilyModel):
     def more_info(self) -> dict[str, Any]:
         """Say what a video is by default."""
         return {
-            "default_num_frames": self.default_num_frames,
+            "default_num_frames": self.folder.recommended("num_frames", self.default_num_frames),
             "vae_temporal_scale_factor": self.vae.temporal_scale_factor,
             "default_fps": self.default_fps,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ FAMILIES: dict[str, Callable[..., Any]] = {
     "wan": wan.pipeline,
 }
 """Name -> builder of a diffusers pipeline with so many `num_layers`."""
+
+RECOMMENDED = {
+    "flux": {"_height": 128, "_width": 128},
+    "flux-schnell": {"_height": 128, "_width": 128},
+    "wan": {"_height": 64, "_width": 96, "_num_frames": 9},
+}
+"""What a folder says of its size (`PipelineFolder.recommended`), where the family's own is the published models'."""
 
 LAYERS = {"large": 2, "small": 1}
 _SPREAD = 0.1
@@ -48,6 +56,8 @@ def build(family: str, folder: Path, *, size: str = "large", seed: int = 0) -> N
             if isinstance(module, torch.nn.Module):
                 _fill(module, 1000 * (seed + 1) + LAYERS[size] if part in ("transformer", "unet") else index)
         pipeline.save_pretrained(folder)
+    index_file = folder / "model_index.json"
+    index_file.write_text(json.dumps(json.loads(index_file.read_text()) | RECOMMENDED.get(family, {}), indent=2) + "\n")
 
 
 def _fill(module: torch.nn.Module, seed: int) -> None:

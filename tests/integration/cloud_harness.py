@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -110,6 +111,7 @@ class Stream:
     def __init__(self, stub: ecdiff_v1_pb2_grpc.CloudDenoiserStub, metadata: tuple[tuple[str, str], ...] = ()) -> None:
         self.call = stub.Denoise(metadata=metadata)
         self._assembler = Assembler(pb.ServerMessage, 2**28)
+        self._specs = SPECS
 
     async def send(self, message: ClientMessage) -> None:
         await self.send_raw(encode_client(message, codec=Codec.RAW))
@@ -127,7 +129,11 @@ class Stream:
                     return None
                 message = self._assembler.push(piece)
                 if message is not None:
-                    return decode_server(message, specs=SPECS)
+                    return decode_server(message, specs=self._specs)
+
+    def expect_pixels(self, shape: tuple[int, ...]) -> None:
+        """Welcome pixels of this shape from now on."""
+        self._specs = dataclasses.replace(SPECS, pixels_shape=shape)
 
     async def receive_until(self, kind: type | tuple[type, ...]) -> list[ServerMessage]:
         """Return every message but heartbeats up to the first of `kind`."""

@@ -23,6 +23,7 @@ from wire.messages import (
     Codec,
     Correct,
     Credit,
+    Decode,
     HandOff,
     Noise,
     Open,
@@ -88,6 +89,9 @@ def encode_client(message: ClientMessage, *, codec: Codec, observe: CodecObserve
         case Correct():
             latents = writer.lossy(message.latents, Scaling.SCHEDULER)
             return pb.ClientMessage(correct=pb.Correct(step_index=message.step_index, latents=latents))
+        case Decode():
+            latents = writer.exact(message.latents, Scaling.SCHEDULER)
+            return pb.ClientMessage(decode=pb.Decode(latents=latents))
         case Close():
             return pb.ClientMessage(close=pb.Close())
         case Ping():
@@ -142,6 +146,9 @@ def decode_client(
             return HandOff(step_index=checks.count(message.hand_off.step_index, "step_index", high=checks.MAX_STEPS))
         case "correct":
             return _decode_correct(message.correct, reader)
+        case "decode":
+            checks.require(message.decode.HasField("latents"), "Decode has no latents")
+            return Decode(latents=reader.latents(message.decode.latents, "latents"))
         case "close":
             return Close()
         case "ping":

@@ -53,6 +53,7 @@ class ServerSpecs:
         pooled_embeds: In Opened, rank 2.
         prediction: In Step and Correction.
         num_inference_steps: Of the plan; bounds every step index.
+        pixels_shape: In Decoded; None where none were asked for.
     """
 
     latents: TensorSpec | None = None
@@ -61,6 +62,7 @@ class ServerSpecs:
     pooled_embeds: TensorSpec | None = None
     prediction: TensorSpec | None = None
     num_inference_steps: int = checks.MAX_STEPS
+    pixels_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_scalings(self)
@@ -113,6 +115,11 @@ class TensorReader:
     def latents(self, message: pb.Tensor, name: str) -> Array:
         """Decode latents."""
         return self._decode(message, self.specs.latents, name)
+
+    @property
+    def pixels_shape(self) -> tuple[int, ...] | None:
+        """Of the pictures that are welcome."""
+        return self.specs.pixels_shape if isinstance(self.specs, ServerSpecs) else None
 
     def streamed_latents(self, message: pb.Tensor, name: str) -> Array:
         """Decode latents of a step, which follow those of an earlier step."""

@@ -19,10 +19,12 @@ from wire.convert.parts import (
     encode_model,
     encode_state,
 )
+from wire.convert.pixels import decode_pixels, encode_pixels
 from wire.errors import InvalidRequest, InvalidTensor, ProtocolError
 from wire.messages import (
     Codec,
     Correction,
+    Decoded,
     DType,
     Finished,
     HandedOff,
@@ -75,6 +77,13 @@ def encode_server(
             return pb.ServerMessage(finished=finished)
         case Correction():
             return pb.ServerMessage(correction=_encode_correction(message, writer))
+        case Decoded():
+            decoded = pb.Decoded(
+                pixels=encode_pixels(message.pixels),
+                compute_seconds=message.compute_seconds,
+                queue_seconds=message.queue_seconds,
+            )
+            return pb.ServerMessage(decoded=decoded)
         case Heartbeat():
             return pb.ServerMessage(heartbeat=pb.Heartbeat(**vars(message)))
         case Pong():
@@ -119,6 +128,12 @@ def _decode_server(message: pb.ServerMessage, reader: TensorReader) -> ServerMes
             return Finished(state=state, totals=totals, **_decode_times(message.finished))
         case "correction":
             return _decode_correction(message.correction, reader)
+        case "decoded":
+            return Decoded(
+                pixels=decode_pixels(message.decoded.pixels, reader.pixels_shape),
+                compute_seconds=checks.seconds(message.decoded.compute_seconds, "compute_seconds"),
+                queue_seconds=checks.seconds(message.decoded.queue_seconds, "queue_seconds"),
+            )
         case "heartbeat":
             return _decode_heartbeat(message.heartbeat, reader)
         case "pong":

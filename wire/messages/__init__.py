@@ -13,10 +13,21 @@ fields. Arrays are numpy: float32, float16 or `ml_dtypes.bfloat16`. Latents and 
 (`sent_at`, `t0`...) are Unix seconds of the end that wrote them.
 """
 
-from wire.messages.client import ClientMessage, Close, Correct, Credit, HandOff, Open, Ping
+from wire.messages.client import ClientMessage, Close, Correct, Credit, Decode, HandOff, Open, Ping
 from wire.messages.description import PROTOCOL_VERSION, Description, Limits, Load, ModelDescription
 from wire.messages.plan import MIN_WARMUP_STEPS, Plan
-from wire.messages.server import Correction, Finished, HandedOff, Heartbeat, Opened, Pong, ServerMessage, Step, Totals
+from wire.messages.server import (
+    Correction,
+    Decoded,
+    Finished,
+    HandedOff,
+    Heartbeat,
+    Opened,
+    Pong,
+    ServerMessage,
+    Step,
+    Totals,
+)
 from wire.messages.tensors import Array, Codec, DType, Scaling, Source
 from wire.messages.trajectory import Noise, PromptEmbeds, PromptText, Seed, Start, State
 
@@ -31,6 +42,8 @@ __all__ = [
     "Correction",
     "Credit",
     "DType",
+    "Decode",
+    "Decoded",
     "Description",
     "Finished",
     "HandOff",

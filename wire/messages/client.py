@@ -59,6 +59,13 @@ class Correct:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Decode:
+    """Decode clean latents with the large model's VAE."""
+
+    latents: Array
+
+
+@dataclass(frozen=True, kw_only=True)
 class Close:
     """The client is done; the session can go."""
 
@@ -70,4 +77,4 @@ class Ping:
     t0: float
 
 
-ClientMessage: TypeAlias = Open | Credit | HandOff | Correct | Close | Ping
+ClientMessage: TypeAlias = Open | Credit | HandOff | Correct | Decode | Close | Ping

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wire.messages.description import PROTOCOL_VERSION, ModelDescription
 from wire.messages.tensors import Array, Codec, DType, Source
 from wire.messages.trajectory import PromptEmbeds, State
@@ -108,4 +111,13 @@ class Pong:
     t2: float
 
 
-ServerMessage: TypeAlias = Opened | Step | HandedOff | Correction | Finished | Heartbeat | Pong
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Pictures `[B, H, W, 3]`, or videos `[B, F, H, W, 3]`, uint8 RGB."""
+
+    pixels: NDArray[np.uint8]
+    compute_seconds: float = 0.0
+    queue_seconds: float = 0.0
+
+
+ServerMessage: TypeAlias = Opened | Step | HandedOff | Correction | Decoded | Finished | Heartbeat | Pong

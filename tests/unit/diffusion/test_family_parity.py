@@ -185,6 +185,7 @@ def test_a_size_that_is_no_whole_number_of_tokens_is_refused(folders, name):
         ("wan", {"transformer/config.json": {"text_dim": 8}}, "text_dim is 8, size of UMT5's embeddings: 32"),
         ("wan", {"transformer/config.json": {"image_dim": 8}}, r"wants a picture \(image_dim\)"),
         ("sd", {"model_index.json": {"_guidance_scale": "much"}}, "is 'much', not a number of 0..100"),
+        ("wan", {"model_index.json": {"_num_frames": 0}}, "_num_frames in model_index.json is 0, not a whole number"),
         ("sd", {"model_index.json": {"_guidance_scale": 101}}, "is 101, not a number of 0..100"),
         ("wan", {"model_index.json": {"expand_timesteps": True}}, "Wan 2.2 with two transformers or expanded"),
         (

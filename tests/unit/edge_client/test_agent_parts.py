@@ -159,6 +159,7 @@ FULL = GenerationRequest(
     initial_latents=FileContent(path="a/n.npy", content=b"1"),
     latents_codec="raw",
     preview=True,
+    decode="cloud",
     request_id="abc",
 )
 

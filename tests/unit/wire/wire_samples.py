@@ -16,6 +16,8 @@ from wire.messages import (
     Correct,
     Correction,
     Credit,
+    Decode,
+    Decoded,
     Description,
     DType,
     Finished,
@@ -70,7 +72,7 @@ TENSOR_SPECS = {
     "prediction": spec(Scaling.PREDICTION),
 }
 CLIENT_SPECS = ClientSpecs(**TENSOR_SPECS)
-SERVER_SPECS = ServerSpecs(**TENSOR_SPECS)
+SERVER_SPECS = ServerSpecs(pixels_shape=(2, 16, 8, 3), **TENSOR_SPECS)
 
 PLAN = Plan(
     num_inference_steps=50,
@@ -155,6 +157,7 @@ CLIENT_MESSAGES = (
     HandOff(),
     HandOff(step_index=37),
     Correct(step_index=49, latents=gaussian()),
+    Decode(latents=gaussian()),
     Close(),
     Ping(t0=1700000000.25),
 )
@@ -173,6 +176,7 @@ OPENED = Opened(
     prompt_embeds=EMBEDS,
     encode_prompt_seconds=0.5,
 )
+PIXELS = np.random.default_rng(9).integers(0, 256, (2, 16, 8, 3), dtype=np.uint8)
 SERVER_MESSAGES = (
     OPENED,
     Step(step_index=0, source=Source.CLOUD),
@@ -192,6 +196,7 @@ SERVER_MESSAGES = (
     Finished(state=State(step_index=50, latents=gaussian()), totals=TOTALS),
     Heartbeat(queue_position=3, step_index=50),
     Pong(t0=1.0, t1=2.0, t2=3.0),
+    Decoded(pixels=PIXELS, compute_seconds=1.0, queue_seconds=0.5),
 )
 
 
