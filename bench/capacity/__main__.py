@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.capacity.plot import plot
 from bench.capacity.simulation import Times, Work, closed_loop, fleet
 from bench.machine import RESULTS, facts, write_results
 from bench.network import LINKS
@@ -67,7 +68,9 @@ def main(output: Path, **options: Any) -> None:
     rows = [_row(mode, times, latents_bytes, measured["max_batch"], options) for mode in MODES]
     results = {"options": options, "throughput": measured["machine"], "validation": validation, "rows": rows}
     _print(results)
-    click.echo(f"wrote {write_results('capacity', results, output)}")
+    path = write_results("capacity", results, output)
+    plot(results, facts(), path.with_suffix(".png"))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
     if validation["error"] > BOUND_ERROR:
         raise SystemExit(f"error: simulated and measured differ by {validation['error']:.1%}, above {BOUND_ERROR:.0%}")
 

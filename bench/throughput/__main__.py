@@ -29,6 +29,7 @@ from rich.table import Table
 
 from bench.machine import RESULTS, facts, write_results
 from bench.throughput.forward import raw_forward
+from bench.throughput.plot import plot
 from bench.throughput.row import Row, measure_row
 from bench.throughput.service import running_service
 from orchestrator.plan import PlanOptions, make_plan, step_sources
@@ -58,7 +59,9 @@ def main(slices: int, max_batch: int, compile_steps: bool, output: Path) -> None
     results |= {"raw_evaluations_per_second": raw}
     results |= {"rows": [_figures(row) for row in rows]} | _verdict({(row.mode, row.num_sessions): row for row in rows})
     _print(results)
-    click.echo(f"wrote {write_results('throughput', results, output)}")
+    path = write_results("throughput", results, output)
+    plot(results, facts(), path.with_suffix(".png"))
+    click.echo(f"wrote {path} and {path.with_suffix('.png')}")
     if sample_work["share"] >= BOUND_SAMPLE_WORK:
         raise SystemExit(
             f"error: {sample_work['share']:.1%} of a forward pass beside it, the bar is {BOUND_SAMPLE_WORK:.0%}"
