@@ -13,7 +13,7 @@ from wire.messages import Codec
 
 def test_every_codec_is_measured_in_every_dtype_and_size() -> None:
     draw = np.random.default_rng(0).standard_normal
-    rows = measure_tensors([draw((3, 4, 8, 8)).astype(np.float32) for _ in range(2)])
+    rows = measure_tensors([draw((3, 4, 8, 8)).astype(np.float32) for _ in range(2)], {1, 3})
     assert len(rows) == len(Codec) * 3 * 2
     for row in rows:
         assert row["wire_bytes"] == pytest.approx(row["raw_bytes"] * row["ratio"])
