@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wire.messages.description import PROTOCOL_VERSION, ModelDescription
 from wire.messages.tensors import Array, Codec, DType, Source
 from wire.messages.trajectory import PromptEmbeds, State
@@ -115,7 +112,7 @@ class Pong:
 class Decoded:
     """Pictures `[B, H, W, 3]`, or videos `[B, F, H, W, 3]`, uint8 RGB."""
 
-    pixels: NDArray[np.uint8]
+    pixels: Array
     compute_seconds: float = 0.0
     queue_seconds: float = 0.0
 
