@@ -209,6 +209,10 @@ class PipelineFolder(ModelFolder):
         """Whether the pipeline has such a part: one that was left out on purpose stands as nulls in its index."""
         return self._index.get(part) != [None, None]
 
+    def names(self, part: str) -> bool:
+        """Whether the index gives a class for a part; one that it does not mention it does not have."""
+        return self._index.get(part, [None, None]) != [None, None]
+
     def lacks(self, part: str) -> bool:
         """Whether a part was left out on purpose: in the index, or as a folder."""
         return not self.has_part(part) or not (self.path / part).is_dir()

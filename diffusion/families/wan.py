@@ -34,7 +34,7 @@ class Wan(VideoModel):
     def check(self) -> None:
         """Raise `ValueError` for a transformer that does not fit VAE and text encoder, or a folder with two of them."""
         path, config = self.folder.path, self._config
-        if self.folder.has_part("transformer_2") or self.folder.options.get("expand_timesteps"):
+        if self.folder.names("transformer_2") or self.folder.options.get("expand_timesteps"):
             raise ValueError(f"{path}: Wan 2.2 with two transformers or expanded timesteps is not supported, 2.1 is")
         if config.get("image_dim") is not None:
             raise ValueError(f"{path}: the transformer wants a picture (image_dim), and only text is supported")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,20 @@ def test_wan_reads_a_prompt_as_the_stock_pipeline_does(folders):
     prompt = "  a cat &amp;amp; a\n dog "
     theirs, _ = stock.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=512)
     assert torch.allclose(model.encode_prompt(prompt, guided=False).prompt_embeds, theirs, atol=1e-6)
+
+
+def test_wan_needs_no_word_of_a_second_transformer(folders, tmp_path):
+    """Folders of 2.1 were written before there was one; whoever names one is refused."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folders("wan"), copy)
+    index = json.loads((copy / "model_index.json").read_text())
+    assert index.pop("transformer_2") == [None, None]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    assert load_model(copy, device="cpu").info.family == "wan"
+    index["transformer_2"] = ["diffusers", "WanTransformer3DModel"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="Wan 2.2 with two transformers"):
+        load_model(copy, device="cpu")
 
 
 def test_sd3_without_its_t5_takes_zeros_as_the_stock_pipeline_does(folders, changed_copy):
