@@ -84,6 +84,7 @@ bench: setup  ## every published number; hours on two cores
 	$(BIN)/python -m bench.scrape
 	$(BIN)/python -m bench.codec
 	$(BIN)/python -m bench.codec --video
+	$(BIN)/python -m bench.pairs
 	$(BIN)/python -m bench.parity
 	$(BIN)/python -m bench.links
 	$(BIN)/python -m bench.throughput

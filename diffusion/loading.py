@@ -46,8 +46,33 @@ def load_model(
         OSError: If there is no such folder and it cannot be fetched.
     """
     where = resolve_device(device)
-    precision = resolve_dtype(dtype, where)
     parts = Offload(offload, where)
+    model = _family_model(path_or_id, parts, device=where, dtype=resolve_dtype(dtype, where), vae=vae)
+    fuse_loras(model, loras)
+    parts.begin()
+    return model
+
+
+def load_outline(path_or_id: str | Path, *, dtype: torch.dtype = torch.float16) -> FamilyModel:
+    """Load a model's shapes on torch's meta device: every part as configured, checked as `load_model` does.
+
+    Of the weights only the files are looked at, so that the model can be described and counted, not asked.
+
+    Args:
+        path_or_id: As for `load_model`.
+        dtype: What it would run in.
+
+    Raises:
+        ValueError: As `load_model`.
+        OSError: Likewise.
+    """
+    meta = torch.device("meta")
+    return _family_model(path_or_id, Offload("none", meta), device=meta, dtype=dtype, vae=OWN_VAE)
+
+
+def _family_model(
+    path_or_id: str | Path, parts: Offload, *, device: torch.device, dtype: torch.dtype, vae: VaeChoice
+) -> FamilyModel:
     path = locate(path_or_id)
     folder = PipelineFolder(path, parts)
     if folder.pipeline_class not in FAMILIES:
@@ -57,9 +82,7 @@ def load_model(
     module, _, class_name = FAMILIES[folder.pipeline_class].partition(":")
     family = getattr(importlib.import_module(module), class_name)
     name = path.resolve().name if Path(path_or_id).is_dir() else str(path_or_id)
-    model: FamilyModel = family(folder, name=name, device=where, dtype=precision, vae=vae)
-    fuse_loras(model, loras)
-    parts.begin()
+    model: FamilyModel = family(folder, name=name, device=device, dtype=dtype, vae=vae)
     return model
 
 

@@ -101,12 +101,15 @@ class ModelFolder:
             part: Subfolder.
             part_class: Class of diffusers or transformers with `from_pretrained`.
             dtype: Of its weights.
-            device: Where it goes.
+            device: Where it goes; on `meta` it has shapes, and no weights are read.
 
         Raises:
             ValueError: If weights are missing, damaged, or do not fit the configuration.
         """
         from_diffusers = part_class.__module__.startswith("diffusers")
+        if device.type == "meta":
+            with torch.device(device), quiet_libraries():
+                return _outline(part_class, self.config(part), from_diffusers=from_diffusers).to(dtype).eval()
         variant, _ = self.weight_files(part, "diffusion_pytorch_model" if from_diffusers else "model")
         # Converted while it is read, a large network never stands in memory twice. transformers has
         # renamed the argument between versions, and its parts are small.
@@ -211,7 +214,7 @@ class PipelineFolder(ModelFolder):
 
     def names(self, part: str) -> bool:
         """Whether the index gives a class for a part; one that it does not mention it does not have."""
-        return self._index.get(part, [None, None]) != [None, None]
+        return bool(self._index.get(part, [None, None]) != [None, None])
 
     def lacks(self, part: str) -> bool:
         """Whether a part was left out on purpose: in the index, or as a folder."""
@@ -228,6 +231,10 @@ class PipelineFolder(ModelFolder):
         if class_name not in allowed:
             raise ValueError(f"{self.path}: {part} is a {class_name}, supported: {', '.join(allowed)}")
         return str(class_name)
+
+
+def _outline(part_class: Any, config: dict[str, Any], *, from_diffusers: bool) -> Any:
+    return part_class.from_config(config) if from_diffusers else part_class(part_class.config_class.from_dict(config))
 
 
 def canonical_json(config: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
@@ -99,7 +100,7 @@ class CogVideoX(VideoModel):
         )[0]
         return prediction
 
-    @property
+    @functools.cached_property
     def _config(self) -> dict[str, Any]:
         return self.folder.config("transformer")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from typing import Any
@@ -71,7 +72,7 @@ class Wan(VideoModel):
         )[0]
         return prediction
 
-    @property
+    @functools.cached_property
     def _config(self) -> dict[str, Any]:
         return self.folder.config("transformer")
 
