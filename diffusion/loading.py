@@ -53,7 +53,9 @@ def load_model(
     return model
 
 
-def load_outline(path_or_id: str | Path, *, dtype: torch.dtype = torch.float16) -> FamilyModel:
+def load_outline(
+    path_or_id: str | Path, *, dtype: torch.dtype = torch.float16, vae: VaeChoice = OWN_VAE
+) -> FamilyModel:
     """Load a model's shapes on torch's meta device: every part as configured, checked as `load_model` does.
 
     Of the weights only the files are looked at, so that the model can be described and counted, not asked.
@@ -61,13 +63,14 @@ def load_outline(path_or_id: str | Path, *, dtype: torch.dtype = torch.float16) 
     Args:
         path_or_id: As for `load_model`.
         dtype: What it would run in.
+        vae: As for `load_model`.
 
     Raises:
         ValueError: As `load_model`.
         OSError: Likewise.
     """
     meta = torch.device("meta")
-    return _family_model(path_or_id, Offload("none", meta), device=meta, dtype=dtype, vae=OWN_VAE)
+    return _family_model(path_or_id, Offload("none", meta), device=meta, dtype=dtype, vae=vae)
 
 
 def _family_model(

@@ -21,6 +21,7 @@ from edge_client.local_cloud import half_of_the_cores
 from edge_client.measured_costs import time_once
 from edge_client.metrics import EdgeMetrics
 from edge_client.orchestrator_link import OrchestratorLink
+from edge_client.pair_folders import check_folders
 from edge_client.patience import Patience
 from edge_client.preview import previewing
 from edge_client.recorder import Recorder, Snapshot
@@ -258,6 +259,14 @@ class EdgeClient:
         """Load the edge model and reach the cloud, at the same time."""
         if not request.uses_cloud:
             return await self._load_edge(), None
+        if self._edge is None and (cloud_model := self._contact.model_to_start) is not None:
+            await asyncio.to_thread(
+                check_folders,
+                cloud_model,
+                self._edge_model_path,
+                vae=self._vae,
+                text_encoder=request.text_encoder,
+            )
         try:
             async with asyncio.TaskGroup() as group:
                 loading = group.create_task(self._load_edge())

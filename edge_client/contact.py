@@ -67,6 +67,12 @@ class CloudContact:
         return self._local_cloud is not None
 
     @property
+    def model_to_start(self) -> str | None:
+        """The large model that the next contact starts a service with; None: it starts none, or the bundled one's."""
+        starts = self._targets is None and self._orchestrator is None and self._local_cloud is None
+        return self._cloud_model if starts else None
+
+    @property
     def is_assigned(self) -> bool:
         """Whether an orchestrator says which cloud is used."""
         return self._orchestrator is not None
