@@ -175,7 +175,7 @@ class EdgeClient:
             )
             for line in decision.lines:
                 recorder.warn(line)
-            async with previewing(edge, recorder, lambda: generation.schedule, request.size(edge.model.info)):
+            async with previewing(edge, recorder, lambda: generation.schedule, generation.size):
                 result = await generation.run()
         except BaseException as error:
             interrupted = isinstance(error, asyncio.CancelledError)

@@ -74,6 +74,9 @@ class Generation:
         patience: How long the cloud may be silent.
         decision: What was decided for it.
         next_link: Where it goes on when a cloud is lost; see `Relay`.
+
+    Attributes:
+        size: Of the pictures, as the model that drives the trajectory takes it.
     """
 
     def __init__(
@@ -97,8 +100,8 @@ class Generation:
         self._patience = patience
         self._next_link = next_link
         info = edge.model.info if link is None else link.description.model
-        self._size = request.size(info)
-        self._latents_shape = edge.model.latents_shape(*self._size)
+        self.size = request.size(info)
+        self._latents_shape = edge.model.latents_shape(*self.size)
         self._scheduler = DrivingScheduler(
             request.scheduler,
             info,
@@ -109,7 +112,7 @@ class Generation:
         )
         self._start_step = request.plan_options.start_step
         self._start = Start(request, edge, self._latents_shape)
-        self._decoding = Decoding(edge, recorder, self._size)
+        self._decoding = Decoding(edge, recorder, self.size)
         self._prompt = Prompt(request, edge, recorder)
         self._told: PromptText | PromptEmbeds
         self._edge_lead: EdgeLead | None = None
@@ -208,7 +211,7 @@ class Generation:
                 self._request,
                 self._plan,
                 shadow=self._edge_plan.shadow,
-                size=self._size,
+                size=self.size,
                 start=state or self._start.for_cloud(),
                 deadline_seconds=deadline_seconds,
                 prompt=self._told,
