@@ -16,6 +16,7 @@ from diffusion.families.base import FamilyModel
 from diffusion.preview import Previewer, clean_latents
 from diffusion.schedule import Schedule
 from diffusion.tensors import from_array
+from diffusion.weight_files import first_line
 from edge_client.edge_model import EdgeModel
 from edge_client.recorder import Recorder
 from edge_client.request import Size
@@ -30,13 +31,20 @@ class LivePreview:
         schedule: Returns that of the trajectory.
         size: Width and height of the pictures, in pixels.
         show: Given each PNG, on the event loop.
+        fail: Told there, once, why there will be none: a preview must not cost the picture.
     """
 
     def __init__(
-        self, edge: EdgeModel, schedule: Callable[[], Schedule], *, size: tuple[int, int], show: Callable[[bytes], None]
+        self,
+        edge: EdgeModel,
+        schedule: Callable[[], Schedule],
+        *,
+        size: tuple[int, int],
+        show: Callable[[bytes], None],
+        fail: Callable[[str], None],
     ) -> None:
         self._previewer = Previewer(cast(FamilyModel, edge.model))
-        self._schedule, self._size, self._show = schedule, size, show
+        self._schedule, self._size, self._show, self._fail = schedule, size, show, fail
         self._loop = asyncio.get_running_loop()
         self._waiting: tuple[int, Any] | None = None
         self._last: tuple[int, Tensor] | None = None
@@ -59,6 +67,12 @@ class LivePreview:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
+        try:
+            self._make_all()
+        except Exception as error:  # of whatever VAE: it may have no encoder, or no memory
+            self._loop.call_soon_threadsafe(self._fail, first_line(error))
+
+    def _make_all(self) -> None:
         while (offered := self._next()) is not None:
             step_index, given = offered
             latents = given.cpu() if isinstance(given, Tensor) else from_array(given)
@@ -92,7 +106,13 @@ async def previewing(
     if not recorder.request.preview or recorder.on_progress is None:
         yield
         return
-    preview = LivePreview(edge, schedule, size=(size.width, size.height), show=lambda png: recorder.notify(preview=png))
+    preview = LivePreview(
+        edge,
+        schedule,
+        size=(size.width, size.height),
+        show=lambda png: recorder.notify(preview=png),
+        fail=lambda why: recorder.warn(f"there is no preview: {why}"),
+    )
     recorder.on_latents = preview.offer
     try:
         yield

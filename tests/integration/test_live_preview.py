@@ -80,7 +80,7 @@ async def test_nobody_waits_for_a_preview_and_the_newest_is_made() -> None:
     config = parse_scheduler_config(info.scheduler_config)
     name = default_scheduler(info.scheduler_class, config)
     schedule = Stepper(*scheduler_for(name, config, own_class=info.scheduler_class), 50).schedule
-    preview = Slow(edge, lambda: schedule, size=(32, 32), show=shown.append)
+    preview = Slow(edge, lambda: schedule, size=(32, 32), show=shown.append, fail=pytest.fail)
     chance = np.random.default_rng(0)
     offered = [chance.standard_normal(LATENTS_SHAPE).astype(np.float32) for _ in range(50)]
     began = time.perf_counter()
@@ -91,6 +91,21 @@ async def test_nobody_waits_for_a_preview_and_the_newest_is_made() -> None:
     await preview.stop()
     edge.close()
     assert len(shown) <= 2
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_vae_that_makes_no_preview_costs_a_warning_and_no_picture(cloud: Cloud) -> None:
+    async with EdgeClient(cloud=cloud.address, edge_model=str(EDGE_MODEL), device="cpu") as client:
+        await client.load()
+        assert client.edge is not None
+        del client.edge.model.vae.network.encoder  # as in a file with a decoder only
+        request = GenerationRequest(
+            prompt="a cat", mode="split", plan_options=PlanOptions(num_inference_steps=12), preview=True
+        )
+        result = await client.run(request, lambda snapshot: None)
+    (line,) = result.report["warnings"]
+    assert line.startswith("there is no preview: ")
+    assert len(result.images) == 1
 
 
 def test_a_preview_that_waits_goes_with_the_newer_snapshot() -> None:
