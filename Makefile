@@ -30,7 +30,7 @@ demo: setup  ## three prompts in every mode through the real services: out/demo/
 	$(BIN)/edge-client compare --no-agent "red apple, fluent style" "spiral shell, blob style" "dolphin, fluent style" \
 	  --seed 3 -o out/demo/compare.png --report out/demo/report.json
 
-test: setup  ## the tests that CI runs: CPU only, offline, about 12 minutes
+test: setup  ## the tests that CI runs: CPU only, offline, about 20 minutes
 	$(BIN)/python -m pytest -q
 
 slow: setup  ## the long fault, churn and fuzz tests; those of images and Compose too where a Docker Engine answers

@@ -203,7 +203,9 @@ class PipelineFolder(ModelFolder):
         Raises:
             ValueError: It is no whole number above 0.
         """
-        given = self._index.get(f"_{name}", default)
+        given = self._index.get(f"_{name}")
+        if given is None:
+            return default
         if not isinstance(given, int) or given < 1:
             raise ValueError(f"{self.path}: _{name} in model_index.json is {given!r}, not a whole number above 0")
         return given
